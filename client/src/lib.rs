@@ -5,5 +5,6 @@
 //! The crate knows neither openraft, sled nor axum.
 
 pub mod clock;
+pub mod hashing;
 pub mod ids;
 pub mod wire;

@@ -1,0 +1,87 @@
+//! From a key to its shard: XXH64 with seed 0 over the key's UTF-8 bytes, then jump consistent hash.
+//!
+//! Everyone must compute the same shard for the same key, for ever: a client, a data node, a control node, another
+//! language. `tests/data/hash_vectors.json` holds keys with their shards, computed by other implementations.
+//! Which nodes hold a shard is never computed from a hash, but read from the map; the [`Ring`] is a placement
+//! strategy that control nodes offer, and a baseline to measure against.
+
+mod ring;
+
+pub use ring::Ring;
+
+use twox_hash::XxHash64;
+
+use crate::ids::ShardId;
+
+/// XXH64 of the key's UTF-8 bytes, seed 0.
+pub fn hash_of_key(key: &str) -> u64 {
+    XxHash64::oneshot(0, key.as_bytes())
+}
+
+/// The shard of `key` among `num_shards`; a `num_shards` of 0 counts as 1.
+pub fn shard_of_key(key: &str, num_shards: u32) -> ShardId {
+    ShardId(jump_hash(hash_of_key(key), num_shards))
+}
+
+/// Jump consistent hash (Lamping and Veach, 2014): a bucket below `buckets`, which changes for 1 in n of the hashes
+/// when the n-th bucket is added. 0 `buckets` count as 1.
+pub fn jump_hash(mut hash: u64, buckets: u32) -> u32 {
+    let (mut bucket, mut next) = (0_u32, 0_u64);
+    while next < u64::from(buckets.max(1)) {
+        // Below the bound of a u32, as the loop's condition says.
+        bucket = u32::try_from(next).unwrap_or(u32::MAX);
+        hash = hash.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        let leap = (1_u64 << 31) as f64 / ((hash >> 33) + 1) as f64;
+        next = ((u64::from(bucket) + 1) as f64 * leap) as u64;
+    }
+    bucket
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        key: String,
+        xxh64: String,
+        shard: BTreeMap<String, u32>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Vectors {
+        vectors: Vec<Vector>,
+    }
+
+    #[test]
+    fn all_published_vectors_hash_to_their_shards() {
+        let text = include_str!("../tests/data/hash_vectors.json");
+        let file: Vectors = serde_json::from_str(text).unwrap();
+        assert_eq!(file.vectors.len(), 131);
+        for vector in &file.vectors {
+            assert_eq!(hash_of_key(&vector.key).to_string(), vector.xxh64, "{:?}", vector.key);
+            assert_eq!(vector.shard.len(), 8);
+            for (count, shard) in &vector.shard {
+                let found = shard_of_key(&vector.key, count.parse().unwrap());
+                assert_eq!(found, ShardId(*shard), "{:?} of {count}", vector.key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bucket_more_moves_keys_only_into_it() {
+        for hash in (0..2_000_u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
+            for buckets in 1..40 {
+                let (before, after) = (jump_hash(hash, buckets), jump_hash(hash, buckets + 1));
+                assert!(after == before || after == buckets, "{hash}: {before} -> {after} of {buckets} + 1");
+            }
+        }
+    }
+
+    #[test]
+    fn no_shards_count_as_one() {
+        assert_eq!(shard_of_key("vector-123", 0), ShardId(0));
+    }
+}
