@@ -1,1 +1,5 @@
-//! placeholder
+//! A Raft-backed metadata coordinator for a sharded vector database.
+
+pub mod metadata;
+
+pub use ruvector_cluster_client as client;

@@ -1,0 +1,19 @@
+//! The replicated state: nodes, shards, migrations, policy; changed by [`apply`](self::apply) alone.
+//!
+//! Pure: no clock, no randomness, no float, no iteration over hash maps, no I/O; std, serde and the client's wire types only.
+//! Two control nodes that applied the same entries hold equal states, byte for byte in their rows.
+
+mod command;
+mod migration;
+mod node;
+mod settings;
+mod shard;
+
+pub use command::{
+    Answer, Change, Command, Envelope, NewMigration, Outcome, Register, Rejection, RejectionCode, RequestKey,
+    Step, Wish,
+};
+pub use migration::MigrationRow;
+pub use node::{NodeRow, Verdict};
+pub use settings::Settings;
+pub use shard::{RetiringRow, ShardRow};
