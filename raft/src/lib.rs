@@ -1,1 +1,16 @@
-//! placeholder
+//! Replication of opaque commands: the only crate that names openraft, behind a face of bytes.
+//!
+//! A node proposes commands and tells what they led to; the [`StateMachine`] that it drives gives
+//! them a meaning. No domain and no client API are known here, and no file is touched except through
+//! `ruvector-cluster-storage`.
+
+pub mod config;
+pub mod error;
+pub mod machine;
+pub mod member;
+pub mod transport;
+
+pub use config::{Compaction, NodeConfig, Timing};
+pub use error::{CallError, FatalError, MembershipError, ProposeError, ReadError, StartError};
+pub use machine::{Applied, RestoreError, StateMachine};
+pub use member::{Leadership, LeadershipState, Member, MemberInfo, MemberRole};
