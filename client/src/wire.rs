@@ -10,6 +10,7 @@ mod cluster;
 mod node;
 mod problem;
 mod shard;
+mod watch;
 
 pub use admin::*;
 pub use assignment::*;
@@ -17,6 +18,7 @@ pub use cluster::*;
 pub use node::*;
 pub use problem::*;
 pub use shard::*;
+pub use watch::*;
 
 /// RFC 3339 in UTC on the wire.
 pub type Time = chrono::DateTime<chrono::Utc>;
