@@ -4,11 +4,16 @@
 //! them a meaning. No domain and no client API are known here, and no file is touched except through
 //! `ruvector-cluster-storage`.
 
+mod codec;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod machine;
 pub mod member;
+pub mod memory;
+mod runtime;
 pub mod transport;
+mod types;
 
 pub use config::{Compaction, NodeConfig, Timing};
 pub use error::{CallError, FatalError, MembershipError, ProposeError, ReadError, StartError};

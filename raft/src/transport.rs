@@ -121,7 +121,8 @@ pub enum TransportError {
 }
 
 /// Why a handler does not act on a message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "code", content = "detail", rename_all = "snake_case")]
 pub enum Refusal {
     /// It is meant for another Raft id.
     #[error("it is another control node than the one meant")]
