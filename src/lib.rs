@@ -1,5 +1,7 @@
 //! A Raft-backed metadata coordinator for a sharded vector database.
 
+pub mod cli;
+pub mod config;
 pub mod metadata;
 
 pub use ruvector_cluster_client as client;
