@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod coordinator;
+pub mod liveness;
 pub mod metadata;
 
 pub use ruvector_cluster_client as client;

@@ -1,0 +1,179 @@
+//! What only the leader knows: heartbeats, sizes, progress. Lost with the leadership, and rebuilt within some heartbeats.
+//!
+//! Nothing here is replicated, and no decision that must be right rests on it but the leases, which have rules of their own
+//! ([`crate::liveness`]). Cloning is cheap: what nodes hold is shared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ruvector_cluster_client::ids::{Incarnation, MigrationId, NodeId, Position, ShardId};
+use ruvector_cluster_client::wire::{HeartbeatRequest, HeldShard, Phase, Report};
+use serde::{Deserialize, Serialize};
+
+use crate::liveness::Liveness;
+
+/// The two clocks, read once for a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The leader's boot clock: leases and progress are counted on it.
+    pub boot_ms: u64,
+    /// Milliseconds since 1970: compared with log time.
+    pub wall_ms: u64,
+}
+
+/// The leader's soft state. Serialisable so that other control nodes can show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Soft {
+    /// What each data node last said; a node of which this leader heard nothing is absent.
+    pub nodes: BTreeMap<NodeId, Arc<SoftNode>>,
+    /// How far each active migration is.
+    pub progress: BTreeMap<MigrationId, Progress>,
+    /// Nodes whose heartbeats are late. Shown, never acted on.
+    pub suspects: BTreeSet<NodeId>,
+    /// Leases as this leader counts them.
+    pub liveness: Liveness,
+    /// Balancing began and has not reached its stopping threshold.
+    pub levelling: bool,
+}
+
+/// What a data node said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoftNode {
+    /// The run that said it.
+    pub incarnation: Incarnation,
+    /// When the leader received its last heartbeat, milliseconds since 1970.
+    pub last_heartbeat_wall_ms: u64,
+    /// Free bytes of its file system.
+    pub disk_free_bytes: Option<u64>,
+    /// All copies that it holds, assigned or not, as far as it told.
+    pub held: BTreeMap<ShardId, HeldShard>,
+    /// Whether it listed all copies to this leader.
+    pub complete: bool,
+}
+
+/// How far a migration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The phase this is about.
+    pub phase: Phase,
+    /// The row's log time when this leader last looked: a change of the row is progress too.
+    pub updated_ms: u64,
+    /// Bytes copied; none told yet.
+    pub bytes_done: Option<u64>,
+    /// Bytes to copy; none told yet.
+    pub bytes_total: Option<u64>,
+    /// Bytes a second over the last report, 0 while unknown.
+    pub bytes_per_s: u64,
+    /// Boot clock of the last change of any of the above.
+    pub changed_boot_ms: u64,
+}
+
+impl Progress {
+    /// Expected time to the end of copying, once bytes and rate are known.
+    pub fn eta_ms(&self) -> Option<u64> {
+        let left = self.bytes_total?.saturating_sub(self.bytes_done?);
+        left.saturating_mul(1_000).checked_div(self.bytes_per_s)
+    }
+}
+
+impl SoftNode {
+    /// Bytes of all copies that the node told of.
+    pub fn size_bytes(&self) -> u64 {
+        self.held.values().fold(0, |sum, held| sum.saturating_add(held.size_bytes))
+    }
+
+    /// Last write of the node's copy of `shard`, if it told.
+    pub fn position(&self, shard: ShardId) -> Option<Position> {
+        self.held.get(&shard).map(|held| Position { epoch: held.epoch, n: held.position })
+    }
+}
+
+impl Soft {
+    /// What the node said of its copy of `shard`.
+    pub fn held(&self, node: &NodeId, shard: ShardId) -> Option<&HeldShard> {
+        self.nodes.get(node)?.held.get(&shard)
+    }
+
+    /// Takes in what a heartbeat says; answers whether the node is to list all copies with the next one.
+    pub fn observe_heartbeat(&mut self, node: &NodeId, beat: &HeartbeatRequest, wall_ms: u64) -> bool {
+        let fresh = || {
+            Arc::new(SoftNode {
+                incarnation: beat.incarnation,
+                last_heartbeat_wall_ms: wall_ms,
+                disk_free_bytes: None,
+                held: BTreeMap::new(),
+                complete: false,
+            })
+        };
+        let entry = self.nodes.entry(node.clone()).or_insert_with(fresh);
+        if entry.incarnation != beat.incarnation {
+            *entry = fresh();
+        }
+        let soft = Arc::make_mut(entry);
+        soft.last_heartbeat_wall_ms = soft.last_heartbeat_wall_ms.max(wall_ms);
+        soft.disk_free_bytes = beat.disk_free_bytes.or(soft.disk_free_bytes);
+        if !beat.partial {
+            soft.held.clear();
+            soft.complete = true;
+        }
+        soft.held.extend(beat.shards.iter().map(|held| (held.id, *held)));
+        self.suspects.remove(node);
+        !soft.complete
+    }
+
+    /// Takes in what a node reported and was accepted: bytes copied, copies deleted or lost.
+    pub fn observe_report(&mut self, node: &NodeId, report: &Report, boot_ms: u64) {
+        if report.retired || report.lost {
+            if let Some(soft) = self.nodes.get_mut(node) {
+                Arc::make_mut(soft).held.remove(&report.shard);
+            }
+        }
+        let progress = report.migration.and_then(|id| self.progress.get_mut(&id));
+        let (Some(progress), Some(bytes_done)) = (progress, report.bytes_done) else { return };
+        if progress.bytes_done == Some(bytes_done) && progress.bytes_total == report.bytes_total {
+            return;
+        }
+        let copied = bytes_done.saturating_sub(progress.bytes_done.unwrap_or(0));
+        let since_ms = boot_ms.saturating_sub(progress.changed_boot_ms).max(1);
+        progress.bytes_per_s = copied.saturating_mul(1_000) / since_ms;
+        progress.bytes_done = Some(bytes_done);
+        progress.bytes_total = report.bytes_total.or(progress.bytes_total);
+        progress.changed_boot_ms = boot_ms;
+    }
+
+    /// Forgets what a node held under an older run or name.
+    pub fn observe_registration(&mut self, node: &NodeId, incarnation: Incarnation, boot_ms: u64) {
+        self.liveness.observe_registration(node, incarnation, boot_ms);
+        if self.nodes.get(node).is_some_and(|soft| soft.incarnation < incarnation) {
+            self.nodes.remove(node);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(incarnation: u64, partial: bool, shards: &[u32]) -> HeartbeatRequest {
+        let shards =
+            shards.iter().map(|id| HeldShard { id: ShardId(*id), size_bytes: 10, ..HeldShard::default() });
+        HeartbeatRequest {
+            incarnation: Incarnation(incarnation),
+            installed_revision: Default::default(),
+            partial,
+            shards: shards.collect(),
+            disk_free_bytes: None,
+        }
+    }
+
+    #[test]
+    fn all_copies_are_wanted_until_a_run_has_listed_them() {
+        let (mut soft, node) = (Soft::default(), NodeId::new("a").unwrap());
+        assert!(soft.observe_heartbeat(&node, &beat(1, true, &[1]), 5));
+        assert!(!soft.observe_heartbeat(&node, &beat(1, false, &[2, 3]), 6));
+        assert!(!soft.observe_heartbeat(&node, &beat(1, true, &[4]), 7));
+        assert_eq!(soft.nodes[&node].size_bytes(), 30);
+        assert!(soft.observe_heartbeat(&node, &beat(2, true, &[]), 8), "another run tells again");
+        assert_eq!(soft.nodes[&node].held.len(), 0);
+    }
+}
