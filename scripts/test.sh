@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change lands: format, lints, all tests of the workspace, documentation.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/toolchain.sh
+need_toolchain fmt clippy
+
+step() {
+    local started=$SECONDS name=$1
+    shift
+    say "== $name: $*"
+    "$@" || fail "$name failed"
+    say "== $name: fine after $((SECONDS - started)) s"
+}
+
+step format cargo fmt --all --check
+step lints cargo clippy --workspace --all-targets --locked -- -D warnings
+step tests cargo test --workspace --locked
+RUSTDOCFLAGS="-D warnings" step documentation cargo doc --workspace --no-deps --locked
+say "all fine after $SECONDS s"
