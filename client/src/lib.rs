@@ -7,4 +7,5 @@
 pub mod clock;
 pub mod hashing;
 pub mod ids;
+pub mod replica;
 pub mod wire;

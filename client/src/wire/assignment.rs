@@ -18,7 +18,7 @@ pub enum Role {
 }
 
 /// One copy of an assigned shard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CopyInfo {
     /// Its node.
     pub node: NodeId,
@@ -33,7 +33,7 @@ pub struct CopyInfo {
 }
 
 /// A node and its address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeAddr {
     /// Its name.
     pub node: NodeId,
@@ -42,7 +42,7 @@ pub struct NodeAddr {
 }
 
 /// The active migration of an assigned shard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AssignedMigration {
     /// Its id, to be named in reports.
     pub id: MigrationId,
@@ -57,7 +57,7 @@ pub struct AssignedMigration {
 }
 
 /// One shard of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Assignment {
     /// The shard.
     pub shard: ShardId,
@@ -78,7 +78,7 @@ pub struct Assignment {
 }
 
 /// `GET /v1/nodes/{id}/assignments`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AssignmentsResponse {
     /// Ignored when lower than one that is held.
     pub generation: u64,
@@ -97,7 +97,7 @@ pub struct AssignmentsResponse {
 }
 
 /// Member of a proposed in-sync set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InSyncMember {
     /// The node.
     pub node: NodeId,
@@ -106,7 +106,7 @@ pub struct InSyncMember {
 }
 
 /// The in-sync set that a primary proposes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InSyncProposal {
     /// The version that the primary saw.
     pub if_version: u64,
@@ -115,7 +115,7 @@ pub struct InSyncProposal {
 }
 
 /// What a node says of one shard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
     /// The shard.
     pub shard: ShardId,
@@ -174,7 +174,7 @@ impl Report {
 }
 
 /// `POST /v1/nodes/{id}/reports`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReportsRequest {
     /// From the registration.
     pub incarnation: Incarnation,
@@ -183,7 +183,7 @@ pub struct ReportsRequest {
 }
 
 /// Answer to one report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReportResult {
     /// Committed (of bytes alone: taken).
     pub accepted: bool,
@@ -193,7 +193,7 @@ pub struct ReportResult {
 }
 
 /// Answer to reports, in their order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReportsResponse {
     /// Of the map.
     pub revision: Revision,
