@@ -6,9 +6,9 @@
 
 mod encoding;
 pub mod event;
-pub mod log;
 pub mod memory;
 pub mod store;
+pub mod tail;
 pub mod wire;
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ numbers! {
 /// Bounds and waits. All waits are in milliseconds of the clock that `now_ms` comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Most writes under way at a primary; more wait. Below half of [`log::TAIL_ENTRIES`], so that reconciliation
+    /// Most writes under way at a primary; more wait. Below half of [`tail::TAIL_ENTRIES`], so that reconciliation
     /// always finds what differs.
     pub window: usize,
     /// Most bytes of keys and values under way at a primary.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::log::{TAIL_ENTRIES, Tail, TailEntry};
 use super::store::{ShardStore, StoreError, StoreState};
+use super::tail::{TAIL_ENTRIES, Tail, TailEntry};
 use super::wire::{Alignment, Chunk, Write};
 use super::{Key, Value};
 use crate::ids::{Epoch, Position};

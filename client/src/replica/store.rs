@@ -4,7 +4,7 @@
 //! carried out one after another, each durable as a whole or not at all before its result is told. Several that wait may
 //! share an fsync as long as none is told before it. Nothing here knows of roles, leases or other nodes.
 
-use super::log::Tail;
+use super::tail::Tail;
 use super::wire::{Alignment, Chunk, Write};
 use super::{Key, Value};
 use crate::ids::{Epoch, Position};
@@ -83,9 +83,9 @@ pub enum StoreError {
     /// The copy's files are damaged or can't be read or written.
     #[error("the shard's copy is damaged: {0}")]
     Damaged(String),
-    /// The system refused.
+    /// The system refused, or the database below did.
     #[error("the shard's copy can't be reached")]
-    Io(#[from] std::io::Error),
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// One shard copy's durable state: key -> (position stamp, value), the last position, the adopted epoch, whether it

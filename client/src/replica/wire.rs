@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::log::TailEntry;
+use super::tail::TailEntry;
 use super::{Key, Value};
 use crate::ids::{Epoch, Position};
 
@@ -63,7 +63,7 @@ pub enum Request {
     Adopt {
         /// The primary's.
         epoch: Epoch,
-        /// The primary's log in short ([`Tail::marks`](super::log::Tail::marks)), with the writes under way.
+        /// The primary's log in short ([`Tail::marks`](super::tail::Tail::marks)), with the writes under way.
         marks: Vec<Position>,
     },
     /// From the primary: become equal to me.
