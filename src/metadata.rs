@@ -3,12 +3,18 @@
 //! Pure: no clock, no randomness, no float, no iteration over hash maps, no I/O; std, serde and the client's wire types only.
 //! Two control nodes that applied the same entries hold equal states, byte for byte in their rows.
 
+mod apply;
 mod command;
+mod cow;
 mod migration;
 mod node;
+mod read;
+mod rows;
 mod settings;
 mod shard;
+mod state;
 
+pub use apply::{Applied, COMMAND_VERSION, Changed, MAX_BATCH, RowChange, apply};
 pub use command::{
     Answer, Change, Command, Envelope, NewMigration, Outcome, Register, Rejection, RejectionCode, RequestKey,
     Step, Wish,
@@ -17,3 +23,4 @@ pub use migration::MigrationRow;
 pub use node::{NodeRow, Verdict};
 pub use settings::Settings;
 pub use shard::{RetiringRow, ShardRow};
+pub use state::{EventRow, Founded, Metadata};

@@ -44,3 +44,13 @@ pub struct MigrationRow {
     /// Of the row.
     pub revision: Revision,
 }
+
+impl MigrationRow {
+    /// Whether data nodes see it in their assignments: it has begun, and not ended.
+    pub fn is_shown(&self) -> bool {
+        match self.phase {
+            Phase::Preparing | Phase::Copying | Phase::Admitting | Phase::HandingOver => true,
+            Phase::Queued | Phase::Done | Phase::Aborted => false,
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! A shard's replicated row, and the left-over copies that are to be deleted.
 
 use ruvector_cluster_client::ids::{Epoch, MigrationId, NodeId, Revision, ShardId};
+use ruvector_cluster_client::wire::Role;
 use serde::{Deserialize, Serialize};
 
 /// A shard. Its copies are the primary, the replicas and the learner copies; no node stands twice among them.
@@ -22,6 +23,10 @@ pub struct ShardRow {
     pub in_sync_version: u64,
     /// From the first assignment until the primary's first accepted in-sync set.
     pub founding: bool,
+    /// The primary's copy, the last in sync, is gone: the shard is unavailable until `force-primary`, or until the same store
+    /// registers again and does not report the loss again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
     /// The migration that is not ended, if any.
     pub migration: Option<MigrationId>,
     /// Of the row.
@@ -40,6 +45,7 @@ impl ShardRow {
             in_sync: Vec::new(),
             in_sync_version: 0,
             founding: false,
+            lost: false,
             migration: None,
             revision: Revision(0),
         }
@@ -48,6 +54,19 @@ impl ShardRow {
     /// All copies: primary first, then replicas, then learner copies.
     pub fn copies(&self) -> impl Iterator<Item = &NodeId> {
         self.primary.iter().chain(&self.replicas).chain(&self.learners)
+    }
+
+    /// What `node` is for the shard; none when it has no copy, or only one to be deleted.
+    pub fn role_of(&self, node: &NodeId) -> Option<Role> {
+        if self.primary.as_ref() == Some(node) {
+            Some(Role::Primary)
+        } else if self.replicas.contains(node) {
+            Some(Role::Replica)
+        } else if self.learners.contains(node) {
+            Some(Role::Learner)
+        } else {
+            None
+        }
     }
 
     /// Full copies: primary first, then replicas.

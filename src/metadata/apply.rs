@@ -1,0 +1,144 @@
+//! The only way in which the state changes: one entry of the log, one command, one outcome.
+//!
+//! Deterministic: what is decided here depends on the state, the entry's index, its stamp and the command alone. A command is
+//! checked before it changes anything; in a batch each change is checked and refused alone, after those before it took
+//! effect. Whatever was written is stamped with the entry's index and indexed when the command is through (`commit`), so that
+//! writing a row as it was changes nothing, and doing a command twice is harmless.
+
+mod commit;
+mod nodes;
+mod remember;
+mod shards;
+mod tx;
+
+use ruvector_cluster_client::ids::{MigrationId, NodeId, Revision, ShardId};
+
+use super::command::{Answer, Change, Command, Envelope, Outcome, Rejection, RejectionCode};
+use super::rows;
+use super::state::Metadata;
+use tx::Tx;
+
+/// Most changes, migrations or reports of one command (DESIGN.md section 7, "Batches").
+pub const MAX_BATCH: usize = 1_000;
+
+/// The version of [`Envelope`] that this build writes, and the highest that it applies.
+pub const COMMAND_VERSION: u32 = 1;
+
+/// What came of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// For the proposer.
+    pub outcome: Outcome,
+    /// Rows to be stored; always the head's, since log time goes on.
+    pub rows: Vec<RowChange>,
+    /// For watches, ascending within each kind; empty when nothing changed.
+    pub changes: Vec<Changed>,
+}
+
+/// A row that was written, or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowChange {
+    /// As in [`Metadata::to_rows`].
+    pub key: Vec<u8>,
+    /// None: the row went.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What a command changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Changed {
+    /// The cluster was founded: all shards are there, unassigned.
+    Founded,
+    /// A node's row, but for its two revisions of assignments.
+    Node(NodeId),
+    /// A node went.
+    NodeRemoved(NodeId),
+    /// A shard's row.
+    Shard(ShardId),
+    /// A migration's row.
+    Migration(MigrationId),
+    /// Something in the node's assignments.
+    Assignments(NodeId),
+    /// The policy, or whether it is paused.
+    Policy,
+    /// An event was added.
+    Event(Revision, u32),
+}
+
+/// Applies the entry at `index`, stamped `time_ms` by the leader that proposed it. Entries come once each, ascending.
+pub fn apply(state: &mut Metadata, index: u64, time_ms: u64, envelope: &Envelope) -> Applied {
+    state.head.log_time_ms = state.head.log_time_ms.max(time_ms);
+    if let Some(outcome) = remember::earlier_outcome(state, envelope) {
+        return Applied { outcome, rows: vec![rows::head(state)], changes: Vec::new() };
+    }
+    let mut tx = Tx::new(state, Revision(index), &envelope.actor);
+    let result = tx.run(envelope);
+    let (mut rows, changes) = tx.commit();
+    let outcome =
+        Outcome { revision: state.head.revision, result: result.map(|answer| as_stored(state, answer)) };
+    if let Some(key) = &envelope.key {
+        remember::remember(state, Revision(index), key, &outcome, &mut rows);
+    }
+    rows.push(rows::head(state));
+    Applied { outcome, rows, changes }
+}
+
+/// An answer shows rows as they are stored, stamped.
+fn as_stored(state: &Metadata, answer: Answer) -> Answer {
+    match answer {
+        Answer::Registered { node } => {
+            let node = state.node(&node.id).cloned().unwrap_or(node);
+            Answer::Registered { node }
+        }
+        Answer::Done | Answer::Migrations { .. } | Answer::Coordinated { .. } | Answer::Reported { .. } => {
+            answer
+        }
+    }
+}
+
+impl Tx<'_> {
+    fn run(&mut self, envelope: &Envelope) -> Result<Answer, Rejection> {
+        if let Command::Found { cluster_id, settings } = &envelope.command {
+            return self.found(cluster_id, settings).map(|()| Answer::Done);
+        }
+        if self.state.founded.is_none() {
+            return Err(reject(RejectionCode::Founding, "the cluster has not been founded yet"));
+        }
+        match &envelope.command {
+            Command::Found { .. } => Ok(Answer::Done),
+            Command::Register(register) => self.register(register),
+            Command::Coordinate { changes } => {
+                bounded(changes.len(), "changes")?;
+                Ok(Answer::Coordinated {
+                    changes: changes.iter().map(|change| self.change(change)).collect(),
+                })
+            }
+            _ => Err(reject(RejectionCode::Invalid, "not carried out yet")),
+        }
+    }
+
+    /// One of the leader's decisions.
+    fn change(&mut self, change: &Change) -> Result<(), Rejection> {
+        match change {
+            Change::Assign { shard, if_epoch, primary, replicas } => {
+                self.assign(*shard, *if_epoch, primary, replicas)
+            }
+            _ => Err(reject(RejectionCode::Invalid, "not carried out yet")),
+        }
+    }
+}
+
+fn bounded(count: usize, what: &str) -> Result<(), Rejection> {
+    if count <= MAX_BATCH {
+        return Ok(());
+    }
+    Err(reject(
+        RejectionCode::Invalid,
+        format!("{count} {what} are too many for one command: at most {MAX_BATCH}"),
+    ))
+}
+
+/// A refusal.
+fn reject(code: RejectionCode, detail: impl Into<String>) -> Rejection {
+    Rejection { code, detail: detail.into() }
+}
