@@ -1,11 +1,20 @@
 //! What data nodes and clients of a ruvector cluster embed.
 //!
 //! - [`ids`] and [`wire`]: the identifiers and JSON types that the control nodes speak.
+//! - [`control`]: the HTTP client to the control nodes.
+//! - [`map`], [`watch`], [`router`]: the cached shard map, what keeps it fresh, and routing by it.
+//! - [`replica`]: one shard copy's side of the replication, pure.
+//! - [`agent`]: a data node's registration, heartbeats, lease, assignments and reports.
 //!
 //! The crate knows neither openraft, sled nor axum.
 
+pub mod agent;
 pub mod clock;
+pub mod control;
 pub mod hashing;
 pub mod ids;
+pub mod map;
 pub mod replica;
+pub mod router;
+pub mod watch;
 pub mod wire;
