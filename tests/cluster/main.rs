@@ -1,0 +1,12 @@
+//! The built binaries as processes: what a cluster promises, while control nodes and data nodes are killed and paused.
+
+#[path = "../support/harness.rs"]
+mod support;
+
+mod bootstrap;
+mod fencing;
+mod leader_kill;
+mod racks;
+mod restart;
+mod state_hash;
+mod wiped_node;
