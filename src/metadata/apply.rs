@@ -6,8 +6,12 @@
 //! writing a row as it was changes nothing, and doing a command twice is harmless.
 
 mod commit;
+mod migrations;
 mod nodes;
+mod registration;
 mod remember;
+mod reports;
+mod seats;
 mod shards;
 mod tx;
 
@@ -98,32 +102,58 @@ fn as_stored(state: &Metadata, answer: Answer) -> Answer {
 
 impl Tx<'_> {
     fn run(&mut self, envelope: &Envelope) -> Result<Answer, Rejection> {
-        if let Command::Found { cluster_id, settings } = &envelope.command {
-            return self.found(cluster_id, settings).map(|()| Answer::Done);
-        }
-        if self.state.founded.is_none() {
+        if self.state.founded.is_none() && !matches!(envelope.command, Command::Found { .. }) {
             return Err(reject(RejectionCode::Founding, "the cluster has not been founded yet"));
         }
+        let done = |()| Answer::Done;
         match &envelope.command {
-            Command::Found { .. } => Ok(Answer::Done),
+            Command::Found { cluster_id, settings } => self.found(cluster_id, settings).map(done),
             Command::Register(register) => self.register(register),
+            Command::PatchNode { node, if_match, patch } => self.patch_node(node, *if_match, patch).map(done),
+            Command::DeleteNode { node, if_match } => self.delete_node(node, *if_match).map(done),
+            Command::SetIntent { node, wish } => self.set_intent(node, *wish).map(done),
             Command::Coordinate { changes } => {
                 bounded(changes.len(), "changes")?;
                 Ok(Answer::Coordinated {
                     changes: changes.iter().map(|change| self.change(change)).collect(),
                 })
             }
-            _ => Err(reject(RejectionCode::Invalid, "not carried out yet")),
+            Command::Reports { node, incarnation, reports } => {
+                bounded(reports.len(), "reports")?;
+                self.reports(node, *incarnation, reports)
+            }
+            Command::Migrate { migrations } => {
+                bounded(migrations.len(), "migrations")?;
+                Ok(Answer::Migrations {
+                    started: migrations.iter().map(|ask| self.queue(ask, true)).collect(),
+                })
+            }
+            Command::CancelMigration { migration, if_match } => self.cancel(*migration, *if_match).map(done),
+            Command::ForcePrimary { shard, node } => self.force_primary(*shard, node).map(done),
+            Command::SetPolicy { policy, if_match } => self.set_policy(policy, *if_match).map(done),
+            Command::SetPaused { paused } => {
+                self.set_paused(*paused);
+                Ok(Answer::Done)
+            }
         }
     }
 
     /// One of the leader's decisions.
     fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         match change {
+            Change::Down { node, incarnation } => self.down(node, *incarnation),
+            Change::Alive { node, incarnation } => self.alive(node, *incarnation),
+            Change::Failover { shard, if_epoch, to } => self.failover(*shard, *if_epoch, to),
             Change::Assign { shard, if_epoch, primary, replicas } => {
                 self.assign(*shard, *if_epoch, primary, replicas)
             }
-            _ => Err(reject(RejectionCode::Invalid, "not carried out yet")),
+            Change::Migrate(ask) => self.queue(ask, false).map(|_| ()),
+            Change::Step { migration, if_epoch, if_phase, step } => {
+                self.step(*migration, *if_epoch, *if_phase, step)
+            }
+            Change::Retire { shard, node, if_epoch } => self.retire(*shard, node, *if_epoch),
+            Change::Drained { node } => self.drained(node),
+            Change::MaintenanceOver { node } => self.maintenance_over(node),
         }
     }
 }
@@ -141,4 +171,15 @@ fn bounded(count: usize, what: &str) -> Result<(), Rejection> {
 /// A refusal.
 fn reject(code: RejectionCode, detail: impl Into<String>) -> Rejection {
     Rejection { code, detail: detail.into() }
+}
+
+/// `If-Match`: the row is still at the revision that was seen.
+fn check_match(if_match: Option<Revision>, revision: Revision) -> Result<(), Rejection> {
+    match if_match {
+        Some(seen) if seen != revision => {
+            let detail = format!("the row is at revision {revision}, not {seen}");
+            Err(reject(RejectionCode::PreconditionFailed, detail))
+        }
+        Some(_) | None => Ok(()),
+    }
 }

@@ -133,11 +133,6 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         self.len
     }
 
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The value of `key`.
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         let mut node = &*self.root;
@@ -329,7 +324,7 @@ mod tests {
         for key in 0..10_000_u16 {
             assert_eq!(map.remove(&key), Some(u32::from(key)));
         }
-        assert!(map.is_empty());
+        assert_eq!(map.len(), 0);
         assert_eq!(map.iter().count(), 0);
     }
 }

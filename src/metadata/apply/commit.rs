@@ -86,7 +86,8 @@ impl Tx<'_> {
                 changes.push(Changed::Assignments(node));
             }
         }
-        if self.policy_changed {
+        if self.founded || self.policy_changed {
+            Arc::make_mut(&mut self.state.policy).revision = self.revision;
             changes.push(Changed::Policy);
         }
         let mut stored = self.stored_rows();

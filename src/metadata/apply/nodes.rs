@@ -1,14 +1,17 @@
-//! Commands about the cluster and its nodes: founding, registering, editing, wishes, verdicts, deleting.
+//! Commands about the cluster and its nodes: founding, editing, wishes, verdicts, deleting; and the policy.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ruvector_cluster_client::ids::{Epoch, Incarnation, NodeId, Revision, ShardId, Thousandths};
-use ruvector_cluster_client::wire::{Intent, ShardCounts, ShardStatus};
+use ruvector_cluster_client::ids::{Incarnation, NodeId, Revision, ShardId, Thousandths};
+use ruvector_cluster_client::wire::{
+    Intent, PatchNodeRequest, Phase, RebalancePolicy, Role, ShardCounts, ShardStatus,
+};
 
-use super::reject;
+use super::registration::{check_domain, check_labels};
 use super::tx::{About, Tx};
-use crate::metadata::command::{Answer, Register, Rejection, RejectionCode};
+use super::{check_match, reject};
+use crate::metadata::command::{Rejection, RejectionCode, Wish};
+use crate::metadata::migration::MigrationRow;
 use crate::metadata::node::{NodeRow, Verdict};
 use crate::metadata::settings::Settings;
 use crate::metadata::shard::ShardRow;
@@ -42,105 +45,188 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A data node's process starts, or registers again.
-    pub(super) fn register(&mut self, ask: &Register) -> Result<Answer, Rejection> {
-        check_texts(ask)?;
-        let about = About { node: Some(&ask.node), ..About::default() };
-        let Some(known) = self.state.node(&ask.node).cloned() else {
-            let run = Incarnation(self.state.head.incarnation_floor.0 + 1);
-            let row = self.new_node(ask, run);
-            self.put_node(row.clone());
-            self.event("node_registered", about, format!("{} joined at {}", ask.node, ask.addr));
-            return Ok(Answer::Registered { node: row });
-        };
-        if known.store_id != ask.store_id {
-            return Err(reject(RejectionCode::Invalid, "not carried out yet"));
+    /// An operator edits a node.
+    pub(super) fn patch_node(
+        &mut self,
+        id: &NodeId,
+        if_match: Option<Revision>,
+        patch: &PatchNodeRequest,
+    ) -> Result<(), Rejection> {
+        let mut row = self.node(id)?;
+        check_match(if_match, row.revision)?;
+        check_domain(patch.zone.as_deref())?;
+        check_domain(patch.rack.as_deref())?;
+        if let Some(labels) = &patch.labels {
+            check_labels(labels)?;
+            row.labels.clone_from(labels);
         }
-        let row = registered_again(&known, ask);
-        let run = row.incarnation;
-        self.put_node(row.clone());
-        let led: Vec<ShardId> = self.state.shards_of(&ask.node).collect();
-        for id in led {
-            let shard = self.shard(id)?;
-            if shard.primary.as_ref() == Some(&ask.node) {
-                self.put_shard(ShardRow { epoch: Epoch(shard.epoch.0 + 1), ..shard });
-                self.take_primaryship_from(&ask.node);
+        let domain = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        row.zone = patch.zone.as_ref().map_or(row.zone, domain);
+        row.rack = patch.rack.as_ref().map_or(row.rack, domain);
+        row.capacity = patch.capacity.unwrap_or(row.capacity);
+        self.put_node(row);
+        self.event("node_patched", About { node: Some(id), ..About::default() }, format!("{id} was edited"));
+        Ok(())
+    }
+
+    /// An operator wishes something of a node.
+    pub(super) fn set_intent(&mut self, id: &NodeId, wish: Wish) -> Result<(), Rejection> {
+        let mut row = self.node(id)?;
+        row.maintenance_until_ms = None;
+        row.intent = match wish {
+            Wish::Drain if row.intent == Intent::Drained => Intent::Drained,
+            Wish::Drain => Intent::Draining,
+            Wish::Schedule => Intent::Schedulable,
+            Wish::Maintain { duration_ms } => {
+                row.maintenance_until_ms = Some(self.now_ms().saturating_add(duration_ms));
+                Intent::Maintenance
+            }
+        };
+        let detail = match wish {
+            Wish::Drain => format!("{id} is to be emptied"),
+            Wish::Schedule => format!("{id} may take copies"),
+            Wish::Maintain { duration_ms } => format!("{id} will be away for {duration_ms} ms"),
+        };
+        self.put_node(row);
+        self.event("node_intent", About { node: Some(id), ..About::default() }, detail);
+        Ok(())
+    }
+
+    /// A draining node holds nothing any more.
+    pub(super) fn drained(&mut self, id: &NodeId) -> Result<(), Rejection> {
+        let row = self.node(id)?;
+        match row.intent {
+            Intent::Drained => return Ok(()),
+            Intent::Draining => {}
+            Intent::Schedulable | Intent::Maintenance => {
+                return Err(reject(RejectionCode::Conflict, format!("{id} does not drain")));
             }
         }
-        self.event("node_registered", about, format!("{} registered again, run {run}", ask.node));
-        Ok(Answer::Registered { node: row })
+        if self.state.roles_of(id).next().is_some() {
+            return Err(reject(RejectionCode::HoldsShards, format!("{id} still holds copies")));
+        }
+        self.put_node(NodeRow { intent: Intent::Drained, ..row });
+        let about = About { node: Some(id), ..About::default() };
+        self.event("node_drained", about, format!("{id} is empty"));
+        Ok(())
     }
 
-    fn new_node(&self, ask: &Register, incarnation: Incarnation) -> NodeRow {
-        NodeRow {
-            id: ask.node.clone(),
-            addr: ask.addr.clone(),
-            store_id: ask.store_id.clone(),
-            zone: ask.zone.clone(),
-            rack: ask.rack.clone(),
-            labels: ask.labels.clone(),
-            capacity: ask.capacity.unwrap_or(Thousandths::ONE),
-            capacity_bytes: ask.capacity_bytes,
-            verdict: Verdict::Alive,
-            intent: Intent::Schedulable,
-            maintenance_until_ms: None,
-            incarnation,
-            assigned_revision: Revision(0),
-            assignments_revision: Revision(0),
-            joined_ms: self.now_ms(),
-            revision: self.revision,
+    /// A maintenance is over, by log time.
+    pub(super) fn maintenance_over(&mut self, id: &NodeId) -> Result<(), Rejection> {
+        let row = self.node(id)?;
+        if row.intent != Intent::Maintenance {
+            return Ok(());
+        }
+        if row.maintenance_until_ms.is_some_and(|until_ms| until_ms > self.now_ms()) {
+            return Err(reject(RejectionCode::Conflict, format!("the maintenance of {id} lasts on")));
+        }
+        self.put_node(NodeRow { intent: Intent::Schedulable, maintenance_until_ms: None, ..row });
+        let about = About { node: Some(id), ..About::default() };
+        self.event("node_intent", about, format!("the maintenance of {id} is over"));
+        Ok(())
+    }
+
+    /// The node's lease ran out and was waited for. A hand-over to it is taken back at once.
+    pub(super) fn down(&mut self, id: &NodeId, run: Incarnation) -> Result<(), Rejection> {
+        let row = self.node_in_run(id, run)?;
+        if row.is_down() {
+            return Ok(());
+        }
+        self.put_node(NodeRow { verdict: Verdict::Down { since_ms: self.now_ms() }, ..row });
+        let about = About { node: Some(id), ..About::default() };
+        self.event("node_down", about, format!("the lease of {id} ran out"));
+        let held: Vec<ShardId> = self.state.shards_of(id).collect();
+        for shard in held {
+            let mut shard = self.shard(shard)?;
+            let migration = self.migration_of(&shard).filter(|m| m.to.as_ref() == Some(id));
+            if let Some(migration) = migration.filter(|m| m.phase == Phase::HandingOver) {
+                self.take_back(&mut shard, migration, "the target is down");
+                self.put_shard(shard);
+            }
+        }
+        Ok(())
+    }
+
+    /// The node is heard again, and not behind.
+    pub(super) fn alive(&mut self, id: &NodeId, run: Incarnation) -> Result<(), Rejection> {
+        let row = self.node_in_run(id, run)?;
+        if row.is_down() {
+            self.put_node(NodeRow { verdict: Verdict::Alive, ..row });
+            let about = About { node: Some(id), ..About::default() };
+            self.event("node_alive", about, format!("{id} is heard again"));
+        }
+        Ok(())
+    }
+
+    /// An operator removes a node that holds nothing; a down one's out-of-sync copies and left-overs go with it.
+    pub(super) fn delete_node(&mut self, id: &NodeId, if_match: Option<Revision>) -> Result<(), Rejection> {
+        let row = self.node(id)?;
+        check_match(if_match, row.revision)?;
+        let held: Vec<(ShardId, Role)> = self.state.roles_of(id).collect();
+        for (shard, _) in &held {
+            let shard = self.shard(*shard)?;
+            if !row.is_down() || shard.is_in_sync(id) {
+                let detail = format!("{id} still holds a copy of shard {}: drain it", shard.id);
+                return Err(reject(RejectionCode::HoldsShards, detail));
+            }
+        }
+        let parts = |m: &&MigrationRow| m.to.as_ref() == Some(id) || m.from.as_ref() == Some(id);
+        let orphaned: Vec<MigrationRow> = self.state.active_migrations().filter(parts).cloned().collect();
+        for migration in orphaned {
+            let mut shard = self.shard(migration.shard)?;
+            self.abort(&mut shard, migration, "a node that has part in it was deleted");
+            self.put_shard(shard);
+        }
+        for (shard, _) in &held {
+            let mut row = self.shard(*shard)?;
+            row.remove_copy(id);
+            self.put_shard(row);
+            self.forget_retiring(*shard, id);
+        }
+        let floor = &mut self.state.head.incarnation_floor;
+        *floor = (*floor).max(row.incarnation);
+        self.remove_node(id);
+        self.event("node_deleted", About { node: Some(id), ..About::default() }, format!("{id} was deleted"));
+        Ok(())
+    }
+
+    /// An operator sets the policy.
+    pub(super) fn set_policy(
+        &mut self,
+        policy: &RebalancePolicy,
+        if_match: Option<Revision>,
+    ) -> Result<(), Rejection> {
+        check_match(if_match, self.state.policy_revision())?;
+        let one = Thousandths::ONE;
+        let sound = [
+            (policy.max_migrations <= 100_000, "max_migrations is at most 100000"),
+            (policy.stop_imbalance >= one, "stop_imbalance is at least 1"),
+            (policy.start_imbalance >= policy.stop_imbalance, "start_imbalance is at least stop_imbalance"),
+            (policy.mass_failure_share <= one, "mass_failure_share is at most 1"),
+            (policy.disk_watermark <= one, "disk_watermark is at most 1"),
+            (policy.hot_factor >= one, "hot_factor is at least 1"),
+            (policy.phase_timeout_ms > 0, "phase_timeout_ms is at least 1"),
+        ];
+        if let Some((_, why)) = sound.iter().find(|(sound, _)| !sound) {
+            return Err(reject(RejectionCode::Invalid, *why));
+        }
+        if self.state.policy.policy != *policy {
+            Arc::make_mut(&mut self.state.policy).policy = policy.clone();
+            self.policy_changed = true;
+            self.event("policy_changed", About::default(), "the policy was set");
+        }
+        Ok(())
+    }
+
+    /// An operator stops or lets go the coordinator's own migrations.
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        if self.state.policy.paused != paused {
+            Arc::make_mut(&mut self.state.policy).paused = paused;
+            self.policy_changed = true;
+            let kind = if paused { "paused" } else { "resumed" };
+            self.event(kind, About::default(), format!("automatic migrations are {kind}"));
         }
     }
-}
-
-/// The row after another registration: what it leaves out stays. A verdict stays until a heartbeat that is not behind.
-fn registered_again(known: &NodeRow, ask: &Register) -> NodeRow {
-    NodeRow {
-        addr: ask.addr.clone(),
-        store_id: ask.store_id.clone(),
-        zone: ask.zone.clone().or_else(|| known.zone.clone()),
-        rack: ask.rack.clone().or_else(|| known.rack.clone()),
-        labels: if ask.labels.is_empty() { known.labels.clone() } else { ask.labels.clone() },
-        capacity: ask.capacity.unwrap_or(known.capacity),
-        capacity_bytes: ask.capacity_bytes.or(known.capacity_bytes),
-        incarnation: Incarnation(known.incarnation.0 + 1),
-        ..known.clone()
-    }
-}
-
-fn check_texts(ask: &Register) -> Result<(), Rejection> {
-    let invalid = |detail: String| Err(reject(RejectionCode::Invalid, detail));
-    if ask.addr.is_empty() || ask.addr.len() > 256 || ask.addr.chars().any(char::is_control) {
-        return invalid("addr is host:port, of at most 256 bytes".to_owned());
-    }
-    if NodeId::new(&ask.store_id).is_err() {
-        return invalid("a store_id has 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned());
-    }
-    check_domain(ask.zone.as_deref())?;
-    check_domain(ask.rack.as_deref())?;
-    check_labels(&ask.labels)
-}
-
-/// A zone's or rack's name.
-fn check_domain(name: Option<&str>) -> Result<(), Rejection> {
-    match name {
-        Some(name) if name.len() > 64 || name.chars().any(char::is_control) => {
-            Err(reject(RejectionCode::Invalid, "zone and rack have up to 64 bytes, no control characters"))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Rejection> {
-    let legal = |(key, value): (&String, &String)| {
-        let plain = !key.chars().chain(value.chars()).any(char::is_control);
-        (1..=64).contains(&key.len()) && value.len() <= 256 && plain
-    };
-    if labels.len() <= 64 && labels.iter().all(legal) {
-        return Ok(());
-    }
-    let detail = "at most 64 labels, keys of 1 to 64 bytes, values of up to 256, no control characters";
-    Err(reject(RejectionCode::Invalid, detail))
 }
 
 impl crate::metadata::state::Metadata {

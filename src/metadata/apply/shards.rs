@@ -4,7 +4,7 @@ use ruvector_cluster_client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster_client::wire::Intent;
 
 use super::reject;
-use super::tx::Tx;
+use super::tx::{About, Tx};
 use crate::metadata::command::{Rejection, RejectionCode};
 use crate::metadata::shard::ShardRow;
 
@@ -57,6 +57,84 @@ impl Tx<'_> {
             founding: true,
             ..shard
         });
+        Ok(())
+    }
+
+    /// Primaryship goes to an in-sync copy, because the primary is committed down.
+    pub(super) fn failover(&mut self, id: ShardId, if_epoch: Epoch, to: &NodeId) -> Result<(), Rejection> {
+        let mut shard = self.shard_at(id, if_epoch)?;
+        let conflict = |detail: String| Err(reject(RejectionCode::Conflict, detail));
+        let Some(primary) = shard.primary.clone() else {
+            return conflict(format!("shard {id} has no primary"));
+        };
+        if self.state.is_alive(&primary) {
+            return conflict(format!("the primary of shard {id}, {primary}, is not down"));
+        }
+        if *to == primary || !shard.is_in_sync(to) || !self.state.is_alive(to) {
+            return conflict(format!("{to} is no other in-sync copy of shard {id} that is alive"));
+        }
+        self.promote(&mut shard, to, "the primary is down");
+        self.put_shard(shard);
+        let about = About { node: Some(to), shard: Some(id), migration: None };
+        self.event("failover", about, format!("primaryship went from {primary} to {to}"));
+        Ok(())
+    }
+
+    /// An operator gives up what only other copies have: the in-sync set is that node alone.
+    pub(super) fn force_primary(&mut self, id: ShardId, node: &NodeId) -> Result<(), Rejection> {
+        let mut shard = self.shard(id)?;
+        if self.node(node)?.is_down() {
+            return Err(reject(RejectionCode::Invalid, format!("{node} is down")));
+        }
+        let leads = shard.primary.as_ref() == Some(node);
+        if leads && !shard.lost && shard.in_sync == [node.clone()] {
+            return Ok(());
+        }
+        if let Some(alive) = shard.in_sync.iter().find(|member| !shard.lost && self.state.is_alive(member)) {
+            let detail = format!("{alive} is in sync and alive: nothing needs to be given up");
+            return Err(reject(RejectionCode::Conflict, detail));
+        }
+        if let Some(migration) = self.migration_of(&shard) {
+            self.abort(&mut shard, migration, "an operator forced a primary");
+        }
+        let has_copy = shard.full_copies().any(|copy| copy == node) && !(leads && shard.lost);
+        let gone = shard.primary.clone().filter(|old| shard.lost && old != node);
+        self.forget_retiring(id, node);
+        if let Some(old) = &shard.primary {
+            self.take_primaryship_from(old);
+        }
+        shard.name_primary(node);
+        shard.raise_epoch();
+        shard.set_in_sync(vec![node.clone()]);
+        if let Some(old) = gone {
+            shard.demote_to_learner(&old);
+        }
+        shard.lost = false;
+        shard.founding = !has_copy;
+        self.put_shard(shard);
+        let about = About { node: Some(node), shard: Some(id), migration: None };
+        self.event("primary_forced", about, format!("{node} leads, alone in sync; data loss accepted"));
+        Ok(())
+    }
+
+    /// What a node holds and is not assigned is to be deleted, once all wanted copies are in sync.
+    pub(super) fn retire(&mut self, id: ShardId, node: &NodeId, if_epoch: Epoch) -> Result<(), Rejection> {
+        let shard = self.shard_at(id, if_epoch)?;
+        self.node(node)?;
+        if self.state.retiring_row(id, node).is_some() {
+            return Ok(());
+        }
+        if shard.role_of(node).is_some() {
+            let detail = format!("{node} is assigned a copy of shard {id}");
+            return Err(reject(RejectionCode::Conflict, detail));
+        }
+        let wanted = self.state.replication_factor().min(self.state.num_nodes());
+        let whole = shard.full_copies().all(|copy| shard.is_in_sync(copy)) && shard.in_sync.len() >= wanted;
+        if shard.founding || shard.lost || !whole {
+            let detail = format!("not all wanted copies of shard {id} are in sync");
+            return Err(reject(RejectionCode::Conflict, detail));
+        }
+        self.retire_copy(id, node, shard.epoch);
         Ok(())
     }
 
