@@ -48,14 +48,20 @@ pub fn draw_raft_id() -> std::io::Result<u64> {
 }
 
 impl IdentityFile {
-    /// Reads the identity, or gives the directory the one that `draw` makes.
+    /// Reads the identity, or gives the directory the one that `draw` makes, unless there are already `others` than the
+    /// identity's own files, which are only ever made after it.
     pub(crate) async fn open(
         disk: &dyn Disk,
+        others: Option<&str>,
         draw: impl FnOnce() -> Result<Identity, OpenError>,
     ) -> Result<Self, OpenError> {
         let slots = Slots::open(disk, NAME).await?;
         let identity = match slots.load().await {
             Some(bytes) => decode(&bytes, &disk.describe(&slot_names(NAME)[0]))?,
+            None if let Some(other) = others => {
+                let why = format!("it is empty, but {other} was written after it");
+                return Err(Damage::new(disk.describe(&slot_names(NAME)[0]), 0, why).into());
+            }
             None => {
                 let identity = draw()?;
                 slots.save(encode(&identity)).await?;

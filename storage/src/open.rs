@@ -154,8 +154,11 @@ impl Storage {
             true => OpenError::Locked { dir: dir.clone() },
             false => io("lock")(e),
         })?;
-        check_ours(&dir, &disk.list().await.map_err(io("list"))?)?;
-        let identity = open_identity(disk.as_ref(), &dir, &options).await?;
+        let mut names = disk.list().await.map_err(io("list"))?;
+        // What the root of a mounted file system always holds.
+        names.retain(|name| name != "lost+found");
+        check_ours(&dir, &names)?;
+        let identity = open_identity(disk.as_ref(), &dir, &names, &options).await?;
         disk.restrict().await.map_err(io("restrict"))?;
         let vote = Slots::open(disk.as_ref(), "vote").await?;
         let promise = Slots::open(disk.as_ref(), "promise").await?;
@@ -192,13 +195,20 @@ fn check_ours(dir: &str, names: &[String]) -> Result<(), OpenError> {
     }
 }
 
-async fn open_identity(disk: &dyn Disk, dir: &str, options: &OpenOptions) -> Result<IdentityFile, OpenError> {
+async fn open_identity(
+    disk: &dyn Disk,
+    dir: &str,
+    names: &[String],
+    options: &OpenOptions,
+) -> Result<IdentityFile, OpenError> {
+    let own = slot_names(identity::NAME);
+    let others = names.iter().find(|name| !own.contains(name)).map(String::as_str);
     let draw = || {
         let io = |source| OpenError::Io { doing: "draw a Raft id for", dir: dir.to_owned(), source };
         let raft_id = options.raft_id.map_or_else(identity::draw_raft_id, Ok).map_err(io)?;
         Ok(Identity { format: identity::FORMAT, node_id: options.node_id.clone(), raft_id, cluster_id: None })
     };
-    let file = IdentityFile::open(disk, draw).await?;
+    let file = IdentityFile::open(disk, others, draw).await?;
     let owner = file.get().node_id;
     if owner != options.node_id {
         return Err(OpenError::OtherNode { dir: dir.to_owned(), owner, asked: options.node_id.clone() });

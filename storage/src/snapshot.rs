@@ -182,6 +182,8 @@ impl SnapshotStore {
     /// [`SnapshotError::Io`].
     pub async fn open(disk: Arc<dyn Disk>) -> Result<Self, SnapshotError> {
         let dir = disk.describe("");
+        // A process that was killed may have left a rename that only memory knows; the log must not rest on that.
+        disk.sync_dir().await.map_err(SnapshotError::io("sync", &dir))?;
         let listed = disk.list().await.map_err(SnapshotError::io("list", &dir))?;
         for name in listed.iter().filter(|n| is_temporary(n)) {
             disk.remove(name).await.map_err(SnapshotError::io("remove", name))?;

@@ -25,10 +25,14 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::disk::{Disk, DiskFile};
 use crate::error::Damage;
 
+#[cfg(test)]
+mod crash_tests;
 mod frame;
 mod index;
 mod read;
 mod recover;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use frame::Record;
@@ -199,7 +203,7 @@ impl Wal {
     /// [`WalError::Damaged`], [`WalError::Newer`], or [`WalError::Failed`] when files can't be read or created.
     pub async fn open(disk: Arc<dyn Disk>, options: WalOptions) -> Result<Self, WalError> {
         let recovered = recover::recover(&disk, &options).await?;
-        let mut writer = writer::Writer::start(disk, &options, &recovered).await?;
+        let writer = writer::Writer::start(disk, &options, &recovered).await?;
         let mut state = State {
             index: recovered.index,
             queue: VecDeque::new(),
@@ -220,8 +224,7 @@ impl Wal {
             ended: watch::Sender::new(false),
             options,
         });
-        let writing = Arc::clone(&shared);
-        tokio::spawn(async move { writer.run(writing).await });
+        tokio::spawn(writer.run(Arc::clone(&shared)));
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 

@@ -107,7 +107,7 @@ pub(crate) fn decode_head(bytes: &[u8], salt: u64, number: u64) -> Head {
     if bytes.len() < HEAD_BYTES || &bytes[..7] != HEAD_MAGIC {
         return Head::Unreadable;
     }
-    if u32_at(bytes, 24) != crc32fast::hash(&bytes[..24]) {
+    if u32_at(bytes, 24) != crc32fast::hash(&bytes[..24]) || u32_at(bytes, 28) != 0 {
         return Head::Unreadable;
     }
     match bytes[7] {
@@ -226,16 +226,30 @@ pub(crate) fn decode_record(bytes: &Bytes, at: usize) -> Result<(Record, usize),
 
 /// Where in `bytes`, at or after `from`, a frame with a good checksum begins.
 pub(crate) fn find_frame(bytes: &[u8], from: usize, salt: u64) -> Option<usize> {
+    let end = written_bytes(bytes);
     let mut at = from;
-    while at + FRAME_BYTES <= bytes.len() {
-        let step = bytes[at..].iter().position(|b| *b == FRAME_MAGIC[0])?;
-        at += step;
+    while at < end {
+        at += bytes[at..end].iter().position(|b| *b == FRAME_MAGIC[0])?;
         if check_frame(&bytes[at..], salt).is_some() {
             return Some(at);
         }
         at += 1;
     }
     None
+}
+
+/// Length without the zeros at the end, which are what was allocated and never written.
+pub(crate) fn written_bytes(bytes: &[u8]) -> usize {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    let mut end = bytes.len();
+    // Whole blocks first: most of a segment is zeros, and comparing blocks is fast.
+    while end >= ZEROS.len() && bytes[end - ZEROS.len()..end] == ZEROS {
+        end -= ZEROS.len();
+    }
+    while end > 0 && bytes[end - 1] == 0 {
+        end -= 1;
+    }
+    end
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

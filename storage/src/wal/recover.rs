@@ -54,6 +54,7 @@ pub(super) async fn recover(disk: &Arc<dyn Disk>, options: &WalOptions) -> Resul
             end: None,
             next_number: 1,
         },
+        previous_end: Default::default(),
     };
     let (leftover, live) = numbers.split_at(contiguous_from(&numbers));
     let unused = replay.unused_last(live).await?;
@@ -105,6 +106,8 @@ struct Replay<'a> {
     disk: &'a Arc<dyn Disk>,
     salt: u64,
     recovered: Recovered,
+    /// The segment before, and where it ends.
+    previous_end: (String, u64),
 }
 
 impl Replay<'_> {
@@ -154,18 +157,29 @@ impl Replay<'_> {
                 return Err(Damage::new(&segment.name, 0, "the segment's head is unreadable").into());
             }
         }
-        let mut offset = HEAD_BYTES;
+        let (mut offset, mut last_frame) = (HEAD_BYTES, 0);
         let mut begun = false;
         loop {
             match frame::decode_frame(&bytes, offset, self.salt) {
                 Ok(found) if (first && !begun) || found.sequence == self.recovered.sequence => {
                     self.frame(&mut segment, number, offset, &found, !begun && first)?;
+                    last_frame = if begun { offset } else { 0 };
                     offset += found.len;
                     begun = true;
                 }
-                Ok(found) => {
-                    let why = format!("part {} follows part {}", found.sequence, self.recovered.sequence);
+                Ok(found) if begun => {
+                    let why = format!(
+                        "part {} stands where part {} should",
+                        found.sequence, self.recovered.sequence
+                    );
                     return Err(Damage::new(&segment.name, offset as u64, why).into());
+                }
+                Ok(found) => {
+                    let lost = found.sequence.saturating_sub(self.recovered.sequence);
+                    let (file, offset) = self.previous_end.clone();
+                    return Err(
+                        Damage::new(file, offset, format!("its last {lost} parts are missing")).into()
+                    );
                 }
                 Err(Unreadable::Newer { offset: at, format, kind }) => {
                     tracing::error!(file = segment.name, kind, "record of a newer version");
@@ -182,9 +196,11 @@ impl Replay<'_> {
         }
         if last {
             self.end(&segment, number, &bytes, offset).await?;
-        } else if bytes[offset..].iter().any(|b| *b != 0) {
+            self.make_durable(&segment, last_frame as u64, bytes.slice(last_frame..offset)).await?;
+        } else if frame::written_bytes(&bytes) > offset {
             return Err(Damage::new(&segment.name, offset as u64, "a part of the log is unreadable").into());
         }
+        self.previous_end = (segment.name.clone(), offset as u64);
         self.recovered.segments.insert(number, segment);
         Ok(())
     }
@@ -229,6 +245,13 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// What was read may stand in the page cache alone: written by a process that was killed before its sync, or whose
+    /// sync failed. Only the last frame can be such, and writing it again makes the next sync mean it.
+    async fn make_durable(&self, segment: &Segment, offset: u64, last_frame: Bytes) -> Result<(), WalError> {
+        let what = failed(format!("cannot sync {}", segment.name));
+        segment.file.write_synced(offset, last_frame).await.map_err(|e| what(e.into()))
+    }
+
     /// The end of the last segment: nothing more, an unfinished write (cut), or damage.
     async fn end(
         &mut self,
@@ -238,7 +261,7 @@ impl Replay<'_> {
         offset: usize,
     ) -> Result<(), WalError> {
         self.recovered.end = Some((number, offset as u64));
-        if bytes[offset..].iter().all(|b| *b == 0) {
+        if frame::written_bytes(bytes) <= offset {
             return Ok(());
         }
         if let Some(at) = frame::find_frame(bytes, offset, self.salt) {

@@ -115,26 +115,13 @@ impl Writer {
         bytes.freeze()
     }
 
-    pub(super) async fn run(&mut self, shared: Arc<Shared>) {
-        let outcome = self.serve(&shared).await;
-        let left: Vec<Op> = {
-            let mut state = shared.lock();
-            state.closing = true;
-            if let Err(error) = &outcome {
-                tracing::error!(%error, "the log failed");
-                state.failed = Some(error.clone());
-            }
-            state.queue.drain(..).collect()
-        };
-        let error = outcome.err().unwrap_or(WalError::Closed);
-        for op in left {
-            match op {
-                Op::Append { done, .. } => done(Err(error.clone())),
-                Op::Change { done, .. } => answer(done, Err(error.clone())),
-            }
-        }
-        shared.ended.send_replace(true);
-        shared.room.notify_waiters();
+    pub(super) async fn run(mut self, shared: Arc<Shared>) {
+        let mut ending = Ending { shared, error: Some(panicked()) };
+        let shared = Arc::clone(&ending.shared);
+        ending.error = self.serve(&shared).await.err();
+        // Whoever waits for the end may open the directory again: the disk, with its lock, goes first.
+        drop(self);
+        drop(ending);
     }
 
     async fn serve(&mut self, shared: &Shared) -> Result<(), WalError> {
@@ -272,7 +259,8 @@ impl Writer {
             state.place(&batch, self.active.number, offsets);
             state.queued_bytes -= batch.bytes;
             state.index.evict(shared.options.cache_bytes);
-            let durable = state.index.durable();
+            // The index may already know of a reset that is not on disk.
+            let durable = state.index.durable().min(self.written.end());
             shared.durable.send_if_modified(|d| std::mem::replace(d, durable) != durable);
             state.take_unneeded(self.active.number, &self.written)
         };
@@ -285,6 +273,40 @@ impl Writer {
                 .map_err(failed(format!("cannot remove {}", self.disk.describe(segment))))?;
         }
         self.prepare_spare(shared).await
+    }
+}
+
+fn panicked() -> WalError {
+    failed("the log's writing task panicked".to_owned())(std::io::Error::other("panic"))
+}
+
+/// Tells everybody that the log has ended, however it did.
+struct Ending {
+    shared: Arc<Shared>,
+    /// `None` after an orderly close.
+    error: Option<WalError>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(error) = &self.error {
+            tracing::error!(%error, "the log failed");
+        }
+        let left: Vec<Op> = {
+            let mut state = self.shared.lock();
+            state.closing = true;
+            state.failed.clone_from(&self.error);
+            state.queue.drain(..).collect()
+        };
+        let error = self.error.clone().unwrap_or(WalError::Closed);
+        for op in left {
+            match op {
+                Op::Append { done, .. } => done(Err(error.clone())),
+                Op::Change { done, .. } => answer(done, Err(error.clone())),
+            }
+        }
+        self.shared.ended.send_replace(true);
+        self.shared.room.notify_waiters();
     }
 }
 
