@@ -13,6 +13,7 @@ mod rows;
 mod settings;
 mod shard;
 mod state;
+pub mod view;
 
 pub use apply::{Applied, COMMAND_VERSION, Changed, MAX_BATCH, RowChange, apply};
 pub use command::{
@@ -21,6 +22,7 @@ pub use command::{
 };
 pub use migration::MigrationRow;
 pub use node::{NodeRow, Verdict};
+pub use rows::RowsError;
 pub use settings::Settings;
 pub use shard::{RetiringRow, ShardRow};
 pub use state::{EventRow, Founded, Metadata};

@@ -237,6 +237,42 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
     }
 }
 
+impl<K: Clone, V: Clone> CowMap<K, V> {
+    /// All entries as they are now, ascending, whatever becomes of the map meanwhile.
+    pub(super) fn owned(&self) -> OwnedIter<K, V> {
+        OwnedIter { stack: vec![(Arc::clone(&self.root), 0)] }
+    }
+}
+
+/// Ascending entries of a [`CowMap`], held by the iterator.
+pub(super) struct OwnedIter<K, V> {
+    /// From the root down: a node, and which of its entries comes next.
+    stack: Vec<(Arc<Node<K, V>>, usize)>,
+}
+
+impl<K: Clone, V: Clone> Iterator for OwnedIter<K, V> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (node, next) = self.stack.last_mut()?;
+            let at = *next;
+            *next += 1;
+            let child = match &**node {
+                Node::Leaf(entries) => match entries.get(at) {
+                    Some((key, value)) => return Some((key.clone(), value.clone())),
+                    None => None,
+                },
+                Node::Inner(children) => children.get(at).map(|(_, child)| Arc::clone(child)),
+            };
+            match child {
+                Some(child) => self.stack.push((child, 0)),
+                None => drop(self.stack.pop()),
+            }
+        }
+    }
+}
+
 /// Ascending entries of a [`CowMap`].
 pub(super) struct Iter<'a, K, V> {
     /// From the root down: a node, and which of its entries comes next.
@@ -304,6 +340,7 @@ mod tests {
                     earlier = Some((map.clone(), model.clone()));
                 }
             }
+            prop_assert!(map.owned().eq(map.iter().map(|(k, v)| (*k, *v))));
             prop_assert_eq!(entries(&map), model.iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>());
             let tail: Vec<_> = map.from(&from).map(|(k, v)| (*k, *v)).collect();
             prop_assert_eq!(tail, model.range(from..).map(|(k, v)| (*k, *v)).collect::<Vec<_>>());

@@ -147,6 +147,11 @@ impl Metadata {
         role.or_else(|| self.retiring_row(shard, node).map(|_| Role::Retiring))
     }
 
+    /// Whether something in the node's assignments changed after `since`; a node that is not registered has none to change.
+    pub fn assignments_changed(&self, node: &NodeId, since: Revision) -> bool {
+        self.node(node).is_some_and(|row| row.assignments_revision > since)
+    }
+
     /// All migrations that are kept, ascending.
     pub fn migrations(&self) -> impl Iterator<Item = &MigrationRow> {
         self.migrations.iter().map(|(_, row)| &**row)

@@ -13,8 +13,12 @@
 //! Numbers are big-endian, so that keys ascend with them. Values stay below 64 KiB, the most that sled keeps well: all texts
 //! are bounded at apply, and a remembered outcome, which may list a thousand refusals, is cut into parts.
 
+mod load;
+
 use ruvector_cluster_client::ids::{MigrationId, NodeId, Revision, ShardId};
 use serde::Serialize;
+
+pub use load::RowsError;
 
 use super::apply::RowChange;
 use super::migration::MigrationRow;
@@ -118,4 +122,23 @@ pub(super) fn remembered(index: Revision, row: &Remembered) -> Vec<RowChange> {
 
 pub(super) fn no_remembered(index: Revision, row: &Remembered) -> Vec<RowChange> {
     remembered(index, row).into_iter().map(|part| gone(part.key)).collect()
+}
+
+impl Metadata {
+    /// All rows as they are now, whatever is applied meanwhile: what a snapshot holds.
+    pub fn to_rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + use<> {
+        let never_assigned = self.founded().map(|founded| founded.revision);
+        let once = std::iter::once(head(self)).chain(self.founded().map(founded));
+        let once: Vec<RowChange> = once.chain(self.founded().map(|_| policy(&self.policy))).collect();
+        let shards = self.shards.owned().filter(move |(_, entry)| Some(entry.row.revision) != never_assigned);
+        let rows = once
+            .into_iter()
+            .chain(self.nodes.owned().map(|(_, row)| node(&row)))
+            .chain(shards.map(|(_, entry)| shard(&entry.row)))
+            .chain(self.retiring.owned().map(|(_, row)| retiring(&row)))
+            .chain(self.migrations.owned().map(|(_, row)| migration(&row)))
+            .chain(self.events.owned().map(|(_, row)| event(&row)))
+            .chain(self.remembered.owned().flat_map(|(index, row)| remembered(index, &row)));
+        rows.filter_map(|row| row.value.map(|value| (row.key, value)))
+    }
 }

@@ -135,3 +135,14 @@ pub(super) struct Held {
     pub(super) role: Option<Role>,
     pub(super) changed: Revision,
 }
+
+/// The count of shards of that status.
+pub(super) fn counts_of(counts: &mut ShardCounts, status: ShardStatus) -> &mut u64 {
+    match status {
+        ShardStatus::Unassigned => &mut counts.unassigned,
+        ShardStatus::Active => &mut counts.active,
+        ShardStatus::Degraded => &mut counts.degraded,
+        ShardStatus::Migrating => &mut counts.migrating,
+        ShardStatus::Unavailable => &mut counts.unavailable,
+    }
+}

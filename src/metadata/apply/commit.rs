@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ruvector_cluster_client::ids::{Epoch, MigrationId, NodeId, Revision, ShardId};
-use ruvector_cluster_client::wire::{MigrationKind, Phase, Role, ShardCounts, ShardStatus};
+use ruvector_cluster_client::wire::{MigrationKind, Phase, Role};
 
 use super::tx::Tx;
 use super::{Changed, RowChange};
@@ -15,13 +15,16 @@ use crate::metadata::migration::MigrationRow;
 use crate::metadata::node::NodeRow;
 use crate::metadata::rows;
 use crate::metadata::shard::ShardRow;
-use crate::metadata::state::{Held, Holdings, Metadata};
+use crate::metadata::state::{Held, Holdings, Metadata, counts_of};
 
 /// Ended migrations and events that are kept (API.md, "Migrations").
 pub(in crate::metadata) const KEPT: usize = 10_000;
 
 /// Deltas remember so many shards that went from a node, at least.
 const MIN_GONE: u64 = 1_000;
+
+/// Nodes, and the shards whose assignments differ for them.
+type Touched = BTreeMap<NodeId, BTreeSet<ShardId>>;
 
 /// What every holder of a shard is shown of it.
 #[derive(PartialEq)]
@@ -109,39 +112,36 @@ impl Tx<'_> {
     }
 
     /// The nodes whose assignments differ, with the shards in question.
-    fn touched(&self) -> BTreeMap<NodeId, BTreeSet<ShardId>> {
-        let mut touched: BTreeMap<NodeId, BTreeSet<ShardId>> = BTreeMap::new();
-        let mut touch = |node: &NodeId, shard: ShardId| {
-            if let Some(shards) = touched.get_mut(node) {
-                shards.insert(shard);
-            } else {
-                touched.insert(node.clone(), BTreeSet::from([shard]));
-            }
-        };
+    fn touched(&self) -> Touched {
+        let mut touched = Touched::new();
         let moved = self.before.migrations.keys().filter_map(|id| self.state.migration(*id).map(|m| m.shard));
         let shards: BTreeSet<ShardId> = self.before.shards.keys().copied().chain(moved).collect();
         for id in shards {
             let Some(now) = self.state.shard(id) else { continue };
             let before = self.before.shards.get(&id).map_or(now, |row| row);
             if Shown::of(before, self.migration_before(before)) != Shown::of(now, self.migration_now(now)) {
-                before.copies().chain(now.copies()).for_each(|node| touch(node, id));
-                retiring_holders(self.state, id).for_each(|node| touch(node, id));
+                before.copies().chain(now.copies()).for_each(|node| touch(&mut touched, node, id));
+                retiring_holders(self.state, id).for_each(|node| touch(&mut touched, node, id));
             }
         }
         for (shard, node) in self.before.retiring.keys() {
-            touch(node, *shard);
+            touch(&mut touched, node, *shard);
         }
         for (node, before) in &self.before.nodes {
             let now = self.state.node(node);
+            if now.map(|row| row.incarnation) != before.as_ref().map(|row| row.incarnation) {
+                // The answer names the node's own run.
+                touched.entry(node.clone()).or_default();
+            }
             if now.map(shown_of_node) == before.as_deref().map(shown_of_node) {
                 continue;
             }
             for (shard, role) in self.state.roles_of(node) {
-                touch(node, shard);
+                touch(&mut touched, node, shard);
                 let row = self.state.shard(shard).filter(|_| role != Role::Retiring);
                 let holders = row.into_iter().flat_map(ShardRow::copies);
-                holders.for_each(|holder| touch(holder, shard));
-                retiring_holders(self.state, shard).for_each(|holder| touch(holder, shard));
+                holders.for_each(|holder| touch(&mut touched, holder, shard));
+                retiring_holders(self.state, shard).for_each(|holder| touch(&mut touched, holder, shard));
             }
         }
         touched
@@ -211,8 +211,8 @@ impl Tx<'_> {
             let Some(entry) = self.state.shards.get_mut(&id) else { continue };
             let before = std::mem::replace(&mut entry.status, status);
             let counts = &mut self.state.counts;
-            *count_of(counts, before) = count_of(counts, before).saturating_sub(1);
-            *count_of(counts, status) += 1;
+            *counts_of(counts, before) = counts_of(counts, before).saturating_sub(1);
+            *counts_of(counts, status) += 1;
         }
     }
 
@@ -229,7 +229,8 @@ impl Tx<'_> {
         }
         let roles: Vec<_> = shards.iter().map(|shard| (*shard, self.state.role_of(*shard, node))).collect();
         if !self.state.holdings.contains(node) {
-            self.state.holdings.insert(node.clone(), Arc::default());
+            let holdings = Holdings { known_since: revision, ..Holdings::default() };
+            self.state.holdings.insert(node.clone(), Arc::new(holdings));
         }
         let Some(holdings) = self.state.holdings.get_mut(node) else { return };
         let holdings = Arc::make_mut(holdings);
@@ -326,17 +327,15 @@ impl Holdings {
     }
 }
 
+fn touch(touched: &mut Touched, node: &NodeId, shard: ShardId) {
+    if let Some(shards) = touched.get_mut(node) {
+        shards.insert(shard);
+    } else {
+        touched.insert(node.clone(), BTreeSet::from([shard]));
+    }
+}
+
 /// The nodes that are to delete a copy of the shard.
 fn retiring_holders(state: &Metadata, shard: ShardId) -> impl Iterator<Item = &NodeId> {
     state.retiring_in(shard).map(|row| &row.node)
-}
-
-fn count_of(counts: &mut ShardCounts, status: ShardStatus) -> &mut u64 {
-    match status {
-        ShardStatus::Unassigned => &mut counts.unassigned,
-        ShardStatus::Active => &mut counts.active,
-        ShardStatus::Degraded => &mut counts.degraded,
-        ShardStatus::Migrating => &mut counts.migrating,
-        ShardStatus::Unavailable => &mut counts.unavailable,
-    }
 }
