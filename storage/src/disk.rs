@@ -12,6 +12,8 @@ use bytes::Bytes;
 
 mod real;
 mod sim;
+#[cfg(test)]
+mod tests;
 
 pub use real::RealDisk;
 pub use sim::SimDisk;
@@ -111,7 +113,7 @@ pub trait DiskFile: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the system says.
-    async fn len(&self) -> io::Result<u64>;
+    async fn size_bytes(&self) -> io::Result<u64>;
 
     /// Cuts the file to `len` bytes.
     ///
@@ -147,7 +149,7 @@ impl From<WriteSyncError> for io::Error {
 
 /// Reads a whole file.
 pub(crate) async fn read_all(file: &dyn DiskFile) -> io::Result<Bytes> {
-    let len = usize::try_from(file.len().await?).map_err(io::Error::other)?;
+    let len = usize::try_from(file.size_bytes().await?).map_err(io::Error::other)?;
     file.read_at(0, len).await
 }
 

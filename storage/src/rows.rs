@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 mod mem;
 mod sled;
+#[cfg(test)]
+mod tests;
 
 pub use mem::MemRows;
 pub use sled::SledRows;

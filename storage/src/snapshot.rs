@@ -18,6 +18,8 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::Damage;
 
 mod format;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use format::Scan;

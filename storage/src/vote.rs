@@ -18,6 +18,9 @@ use tokio::sync::Mutex;
 use crate::disk::{Disk, DiskFile, OpenMode, read_all};
 use crate::error::Damage;
 
+#[cfg(test)]
+mod tests;
+
 const MAGIC: &[u8; 7] = b"ruvcslt";
 const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 24;

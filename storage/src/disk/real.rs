@@ -170,7 +170,7 @@ impl DiskFile for RealFile {
         }
     }
 
-    async fn len(&self) -> io::Result<u64> {
+    async fn size_bytes(&self) -> io::Result<u64> {
         let file = Arc::clone(&self.0);
         blocking(move || Ok(file.metadata()?.len())).await
     }

@@ -402,7 +402,7 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
-    async fn len(&self) -> io::Result<u64> {
+    async fn size_bytes(&self) -> io::Result<u64> {
         self.disk.alive().await;
         Ok(self.disk.state().inode(self.inode)?.content.len() as u64)
     }

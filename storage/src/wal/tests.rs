@@ -259,9 +259,9 @@ async fn damage_below_a_later_part_is_refused_with_file_and_offset_wherever_it_i
     let last =
         (0..frame::written_bytes(&content)).rfind(|at| frame::check_frame(&content[*at..], SALT).is_some());
     let last = last.unwrap();
-    for at in 0..last {
+    for (at, byte) in content.iter().enumerate().take(last) {
         let disk = written(0..8).await.kill();
-        disk.damage(name, at, &[content[at] ^ 0x40]);
+        disk.damage(name, at, &[byte ^ 0x40]);
         let damage = damage(open(&disk).await);
         assert_eq!(damage.file, format!("sim/{name}"));
         assert!(damage.offset <= at as u64, "byte {at}: {damage}");
