@@ -5,5 +5,6 @@ pub mod config;
 pub mod coordinator;
 pub mod liveness;
 pub mod metadata;
+pub mod placement;
 
 pub use ruvector_cluster_client as client;

@@ -1,0 +1,337 @@
+//! The solver on small and random problems: rules kept, fewest moves, stable under repetition and order.
+
+use proptest::prelude::*;
+
+use super::caps::Caps;
+use super::problem::{Action, Blocked, Copy, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse, Why};
+use super::solve::{Levelling, Solution, solve};
+
+fn node(weight: u64, rack: usize) -> NodeSpec {
+    NodeSpec { weight, rack, usage: NodeUse::Open, free_bytes: None }
+}
+
+fn unassigned() -> ShardSpec {
+    ShardSpec {
+        usage: ShardUse::Unassigned,
+        copies: Vec::new(),
+        has_primary: false,
+        idle: Vec::new(),
+        bytes: 1,
+    }
+}
+
+fn fresh(shards: usize, nodes: Vec<NodeSpec>) -> Problem {
+    let racks = nodes.iter().map(|node| node.rack + 1).max().unwrap_or(0);
+    Problem {
+        nodes,
+        zone_of_rack: vec![0; racks],
+        zones: 1,
+        shards: vec![unassigned(); shards],
+        replication_factor: 3,
+    }
+}
+
+/// Carries a solution out, checking the rules on the way.
+fn carry_out(problem: &mut Problem, solution: &Solution) {
+    for (shard, copies) in &solution.assigned {
+        let shard = &mut problem.shards[*shard];
+        shard.copies = copies.iter().map(|node| Copy { node: *node, in_sync: true }).collect();
+        shard.usage = ShardUse::Open;
+        shard.has_primary = true;
+    }
+    for step in &solution.steps {
+        let before = worst_crowding(problem, step.shard);
+        let shard = &mut problem.shards[step.shard];
+        assert_eq!(shard.usage, ShardUse::Open, "only open shards change");
+        match step.action {
+            Action::Move { from, to } => {
+                let copy = shard.copies.iter_mut().find(|copy| copy.node == from).expect("the giver has it");
+                *copy = Copy { node: to, in_sync: true };
+            }
+            Action::Add { to } => {
+                shard.idle.retain(|node| *node != to);
+                shard.copies.push(Copy { node: to, in_sync: true });
+            }
+            Action::Remove { from } => {
+                shard.idle.retain(|node| *node != from);
+                assert_ne!(shard.copies[0].node, from, "the primary stays");
+                shard.copies.retain(|copy| copy.node != from);
+            }
+            Action::Promote { from, to } => {
+                assert_eq!(shard.copies[0].node, from);
+                let place =
+                    shard.copies.iter().position(|copy| copy.node == to).expect("the heir has a copy");
+                assert!(shard.copies[place].in_sync, "only in-sync copies lead");
+                shard.copies.swap(0, place);
+            }
+        }
+        let mut nodes: Vec<_> = shard.copies.iter().map(|copy| copy.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        assert_eq!(nodes.len(), shard.copies.len(), "one copy a node");
+        match step.action {
+            Action::Move { to, .. } | Action::Add { to } if step.why != Why::Readmit => {
+                assert!(problem.nodes[to].usage.takes() && problem.nodes[to].weight > 0, "{step:?}");
+            }
+            Action::Move { .. } | Action::Add { .. } | Action::Remove { .. } | Action::Promote { .. } => {}
+        }
+        assert!(worst_crowding(problem, step.shard) <= before, "no step crowds a rack: {step:?}");
+    }
+}
+
+/// Copies beyond what zones and racks may hold, among nodes that keep theirs.
+fn worst_crowding(problem: &Problem, shard: usize) -> usize {
+    let caps = Caps::of(problem);
+    let mut in_rack = vec![0_usize; problem.zone_of_rack.len()];
+    let mut in_zone = vec![0_usize; problem.zones];
+    for copy in &problem.shards[shard].copies {
+        let spec = &problem.nodes[copy.node];
+        if spec.usage.keeps() {
+            in_rack[spec.rack] += 1;
+            in_zone[problem.zone_of_rack[spec.rack]] += 1;
+        }
+    }
+    let over = |held: &[usize], cap: usize| held.iter().map(|count| count.saturating_sub(cap)).sum::<usize>();
+    over(&in_rack, caps.rack) + over(&in_zone, caps.zone)
+}
+
+fn counts(problem: &Problem) -> Vec<u64> {
+    let mut counts = vec![0; problem.nodes.len()];
+    for copy in problem.shards.iter().flat_map(|shard| &shard.copies) {
+        counts[copy.node] += 1;
+    }
+    counts
+}
+
+fn primaries(problem: &Problem) -> Vec<u64> {
+    let mut counts = vec![0; problem.nodes.len()];
+    for shard in problem.shards.iter().filter(|shard| !shard.copies.is_empty()) {
+        counts[shard.copies[0].node] += 1;
+    }
+    counts
+}
+
+fn settled(shards: usize, nodes: Vec<NodeSpec>) -> Problem {
+    let mut problem = fresh(shards, nodes);
+    let solution = solve(&problem, Some(Levelling::FULL));
+    assert!(solution.steps.is_empty() && solution.unplaced.is_empty(), "{:?}", solution.unplaced);
+    carry_out(&mut problem, &solution);
+    problem
+}
+
+fn settle(problem: &mut Problem) -> Solution {
+    let solution = solve(problem, Some(Levelling::FULL));
+    carry_out(problem, &solution);
+    let again = solve(problem, Some(Levelling::FULL));
+    assert_eq!(again.steps, [], "planning a plan's result gives none");
+    solution
+}
+
+#[test]
+fn first_copies_are_even_and_in_different_racks() {
+    let problem =
+        settled(64, vec![node(1_000, 0), node(1_000, 0), node(1_000, 1), node(1_000, 1), node(1_000, 2)]);
+    // The one node of the third rack must hold a copy of each shard.
+    assert_eq!(counts(&problem), [32, 32, 32, 32, 64]);
+    let primaries = primaries(&problem);
+    assert!(primaries.iter().all(|count| (12..=13).contains(count)), "{primaries:?}");
+}
+
+#[test]
+fn a_newcomer_gets_its_share_and_nothing_moves_between_the_others() {
+    let mut problem = settled(64, vec![node(1_000, 0); 5]);
+    problem.nodes.push(node(1_000, 0));
+    let solution = settle(&mut problem);
+    let moves: Vec<_> = solution.steps.iter().filter(|step| step.why == Why::Level).collect();
+    assert_eq!(moves.len(), 32);
+    assert_eq!(solution.lower_bound, 32);
+    assert!(moves.iter().all(|step| matches!(step.action, Action::Move { to: 5, .. })));
+    assert_eq!(counts(&problem), [32; 6]);
+    assert!(primaries(&problem).iter().all(|count| (10..=11).contains(count)));
+}
+
+#[test]
+fn a_drained_node_is_emptied_with_one_move_a_copy() {
+    let mut problem = settled(
+        60,
+        vec![node(1_000, 0), node(1_000, 1), node(1_000, 2), node(1_000, 0), node(1_000, 1), node(1_000, 2)],
+    );
+    problem.nodes[0].usage = NodeUse::Draining;
+    let solution = settle(&mut problem);
+    assert_eq!(counts(&problem)[0], 0);
+    let moves = solution.steps.iter().filter(|step| matches!(step.action, Action::Move { .. })).count();
+    assert_eq!(moves as u64, 30);
+    assert_eq!(solution.lower_bound, 30);
+}
+
+#[test]
+fn what_can_not_be_placed_is_reported_and_stays() {
+    let mut problem = settled(8, vec![node(1_000, 0); 3]);
+    problem.nodes[1].usage = NodeUse::Draining;
+    let solution = solve(&problem, Some(Levelling::FULL));
+    assert_eq!(solution.unplaced.len(), 8);
+    assert!(solution.unplaced.iter().all(|(_, why)| *why == Blocked::TooFewNodes));
+    assert!(solution.steps.iter().all(|step| matches!(step.action, Action::Promote { .. })));
+    problem.nodes[1].usage = NodeUse::Open;
+    problem.nodes[2].usage = NodeUse::Dead;
+    problem.nodes.push(NodeSpec { usage: NodeUse::Full, ..node(1_000, 0) });
+    assert!(solve(&problem, None).unplaced.iter().all(|(_, why)| *why == Blocked::NoRoom));
+}
+
+#[test]
+fn fewer_nodes_than_copies_wanted_get_one_each() {
+    let mut problem = fresh(4, vec![node(1_000, 0), node(1_000, 1)]);
+    let solution = solve(&problem, Some(Levelling::FULL));
+    assert_eq!(solution.unplaced.len(), 4);
+    carry_out(&mut problem, &solution);
+    assert_eq!(counts(&problem), [4, 4]);
+    problem.nodes.push(node(1_000, 1));
+    let solution = settle(&mut problem);
+    assert_eq!(solution.steps.iter().filter(|step| step.why == Why::Missing).count(), 4);
+    assert_eq!(counts(&problem), [4, 4, 4]);
+}
+
+#[test]
+fn a_new_rack_draws_the_copies_that_share_one() {
+    let mut problem = settled(30, vec![node(1_000, 0), node(1_000, 0), node(1_000, 1), node(1_000, 1)]);
+    problem.zone_of_rack.push(0);
+    problem.nodes.push(node(1_000, 2));
+    let solution = settle(&mut problem);
+    assert_eq!(solution.steps.iter().filter(|step| step.why == Why::Spread).count(), 30);
+    assert!((0..30).all(|shard| worst_crowding(&problem, shard) == 0));
+}
+
+#[test]
+fn a_lost_copy_is_readmitted_where_it_was() {
+    let mut problem = settled(6, vec![node(1_000, 0); 4]);
+    let lost = problem.shards[2].copies.pop().unwrap().node;
+    problem.shards[2].idle.push(lost);
+    let solution = settle(&mut problem);
+    assert_eq!(solution.steps.len(), 1);
+    assert_eq!((solution.steps[0].action, solution.steps[0].why), (Action::Add { to: lost }, Why::Readmit));
+}
+
+#[test]
+fn maintenance_moves_primaries_and_no_copy() {
+    let mut problem = settled(12, vec![node(1_000, 0); 4]);
+    problem.nodes[3].usage = NodeUse::Maintenance;
+    let solution = settle(&mut problem);
+    assert!(!solution.steps.is_empty());
+    assert!(solution.steps.iter().all(|step| matches!(step.action, Action::Promote { .. })));
+    assert_eq!(primaries(&problem), [4, 4, 4, 0]);
+}
+
+#[test]
+fn dead_nodes_copies_are_replaced_the_shards_in_danger_first() {
+    let mut problem = settled(40, vec![node(1_000, 0); 6]);
+    for (id, shard) in problem.shards.iter_mut().enumerate() {
+        let nodes = if id % 4 == 0 { [2, 0, 1] } else { [4, id % 2, 2 + id % 2] };
+        shard.copies = nodes.map(|node| Copy { node, in_sync: true }).to_vec();
+    }
+    for dead in [0, 1] {
+        problem.nodes[dead].usage = NodeUse::Dead;
+    }
+    let left = |problem: &Problem, shard: usize| {
+        problem.shards[shard].copies.iter().filter(|copy| copy.node > 1).count()
+    };
+    let solution = solve(&problem, None);
+    let safety: Vec<_> = solution.steps.iter().map(|step| left(&problem, step.shard)).collect();
+    assert!(safety.is_sorted() && safety.contains(&1) && safety.contains(&2), "{safety:?}");
+    settle(&mut problem);
+    assert_eq!(counts(&problem)[..2], [0, 0]);
+}
+
+#[test]
+fn levelling_waits_for_the_starting_threshold_and_stops_at_the_other() {
+    use super::problem::Tolerance;
+    let mut problem = settled(1_000, vec![node(1_000, 0); 10]);
+    problem.nodes.push(node(1_000, 0));
+    let tolerance = |upto_thousandths| Tolerance { upto_thousandths };
+    let levelling = Levelling { start: tolerance(1_100), stop: tolerance(1_050) };
+    let solution = solve(&problem, Some(levelling));
+    carry_out(&mut problem, &solution);
+    let counts = counts(&problem);
+    // The share is 272.7: nodes within 5 % of it are left alone.
+    assert!(counts.iter().all(|count| (259..=286).contains(count)), "{counts:?}");
+    assert!(solve(&problem, Some(levelling)).steps.is_empty());
+    let narrower = Levelling { start: tolerance(1_000), stop: tolerance(1_000) };
+    assert!(!solve(&problem, Some(narrower)).steps.is_empty());
+}
+
+prop_compose! {
+    fn nodes()(nodes in prop::collection::vec((1_u64..4, 0_usize..6, 0_u8..12), 1..14)) -> Vec<NodeSpec> {
+        nodes.into_iter().map(|(weight, rack, usage)| NodeSpec {
+            weight: weight * 500,
+            rack,
+            usage: match usage {
+                0 => NodeUse::Full,
+                1 => NodeUse::Maintenance,
+                2 => NodeUse::Away,
+                3 => NodeUse::Draining,
+                4 => NodeUse::Dead,
+                _ => NodeUse::Open,
+            },
+            free_bytes: None,
+        }).collect()
+    }
+}
+
+prop_compose! {
+    fn problems()(
+        nodes in nodes(),
+        zones in 1_usize..4,
+        replication_factor in 1_usize..5,
+        shards in prop::collection::vec(prop::collection::vec(0_usize..1_000, 1..5), 0..60),
+    ) -> Problem {
+        let shards = shards.into_iter().map(|draws| {
+            let mut copies: Vec<Copy> = Vec::new();
+            for draw in draws {
+                let node = draw % nodes.len();
+                if copies.iter().all(|copy| copy.node != node) {
+                    copies.push(Copy { node, in_sync: copies.is_empty() || draw % 3 > 0 });
+                }
+            }
+            // The primary answers; else the shard is nobody's to move.
+            let usage = match copies.iter().position(|copy| copy.in_sync && nodes[copy.node].usage.is_up()) {
+                Some(place) => { copies.swap(0, place); ShardUse::Open }
+                None => ShardUse::Unavailable,
+            };
+            ShardSpec { usage, copies, has_primary: true, idle: Vec::new(), bytes: 1 }
+        }).collect();
+        Problem { nodes, zone_of_rack: (0..6).map(|rack| rack % zones).collect(), zones, shards, replication_factor }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(192) })]
+
+    #[test]
+    fn plans_keep_the_rules_and_planning_again_gives_nothing(mut problem in problems()) {
+        let wanted = problem.replication_factor;
+        let solution = solve(&problem, Some(Levelling::FULL));
+        let data_moves = solution.steps.iter().filter(|step| !matches!(step.action, Action::Promote { .. })).count();
+        prop_assert!(solution.lower_bound <= data_moves as u64);
+        carry_out(&mut problem, &solution);
+        let unplaced: Vec<usize> = solution.unplaced.iter().map(|(shard, _)| *shard).collect();
+        for (id, shard) in problem.shards.iter().enumerate() {
+            if shard.usage == ShardUse::Open && !unplaced.contains(&id) {
+                prop_assert_eq!(shard.copies.len(), wanted);
+                prop_assert!(shard.copies.iter().all(|copy| problem.nodes[copy.node].usage.keeps()));
+            }
+        }
+        let again = solve(&problem, Some(Levelling::FULL));
+        prop_assert_eq!(again.steps, vec![]);
+    }
+
+    #[test]
+    fn first_assignments_are_even_by_weight_and_spread(nodes in nodes(), shards in 1_usize..80) {
+        let mut problem = fresh(shards, nodes);
+        let solution = solve(&problem, Some(Levelling::FULL));
+        prop_assert!(solution.steps.is_empty());
+        carry_out(&mut problem, &solution);
+        prop_assert_eq!(solve(&problem, Some(Levelling::FULL)).steps, vec![]);
+        for shard in 0..shards {
+            prop_assert_eq!(worst_crowding(&problem, shard), 0);
+        }
+    }
+}
