@@ -10,14 +10,19 @@
 //!
 //! Invariant: a plan never fails. What can't be placed is reported with a reason and left as it is.
 
+mod build;
 mod caps;
 mod forced;
 mod layout;
 mod level;
+mod plan;
 mod primaries;
 mod problem;
 mod shares;
 mod solve;
+
+pub use build::is_mass_failure;
+pub use plan::{PlanOptions, Planned, Purpose, plan, planned};
 
 #[cfg(test)]
 mod tests;

@@ -123,10 +123,8 @@ impl Soft {
 
     /// Takes in what a node reported and was accepted: bytes copied, copies deleted or lost.
     pub fn observe_report(&mut self, node: &NodeId, report: &Report, boot_ms: u64) {
-        if report.retired || report.lost {
-            if let Some(soft) = self.nodes.get_mut(node) {
-                Arc::make_mut(soft).held.remove(&report.shard);
-            }
+        if let Some(soft) = self.nodes.get_mut(node).filter(|_| report.retired || report.lost) {
+            Arc::make_mut(soft).held.remove(&report.shard);
         }
         let progress = report.migration.and_then(|id| self.progress.get_mut(&id));
         let (Some(progress), Some(bytes_done)) = (progress, report.bytes_done) else { return };

@@ -133,14 +133,6 @@ impl<'a> Layout<'a> {
             || self.problem.shards[shard].idle.contains(&node)
     }
 
-    /// Whether a copy of `shard` may be put on `node` by all rules, once `leaving` has left.
-    pub(crate) fn fits(&self, shard: usize, node: NodeIndex, leaving: Option<NodeIndex>) -> bool {
-        self.takes(node)
-            && !self.has(shard, node)
-            && self.is_spread(shard, node, leaving, Counting::All)
-            && self.has_room(shard, node)
-    }
-
     /// The least loaded node that may take a copy of `shard`, once `leaving` has left.
     pub(crate) fn taker(
         &self,

@@ -43,8 +43,10 @@ pub(crate) fn level_copies(layout: &mut Layout<'_>, shares: &Shares, upto_thousa
     // Each move makes copies more even, and between two of them each node is given up once at most: it ends well before that.
     for _ in 0..layout.count.iter().sum::<u64>().saturating_mul(nodes as u64 + 1) {
         let excess = |node: &NodeIndex| (shares.excess(*node, layout.count[*node]), std::cmp::Reverse(*node));
-        let is_over = |node: &NodeIndex| !given_up[*node] && too_many(layout, shares, *node, upto_thousandths) > 0;
-        let is_under = |node: &NodeIndex| !given_up[*node] && too_few(layout, shares, *node, upto_thousandths) > 0;
+        let is_over =
+            |node: &NodeIndex| !given_up[*node] && too_many(layout, shares, *node, upto_thousandths) > 0;
+        let is_under =
+            |node: &NodeIndex| !given_up[*node] && too_few(layout, shares, *node, upto_thousandths) > 0;
         let (node, is_moved) = if let Some(from) = (0..nodes).filter(is_over).max_by_key(excess) {
             (from, give(layout, shares, from) || (is_settled && give_by_chain(layout, shares, from)))
         } else if let Some(to) = (0..nodes).filter(is_under).min_by_key(excess) {

@@ -111,6 +111,8 @@ pub(crate) struct ShardSpec {
     pub(crate) has_primary: bool,
     /// Copies that are neither full nor being filled: to be readmitted or removed.
     pub(crate) idle: Vec<NodeIndex>,
+    /// Nodes that can't take a copy of this shard yet, since they are still deleting one.
+    pub(crate) barred: Vec<NodeIndex>,
     /// Bytes of one copy, as far as known.
     pub(crate) bytes: u64,
 }
@@ -209,21 +211,6 @@ impl Why {
     /// Whether the step restores a rule, rather than evens something out.
     pub(crate) fn is_forced(self) -> bool {
         self < Self::Level
-    }
-
-    /// In a sentence.
-    pub(crate) fn sentence(self) -> &'static str {
-        match self {
-            Self::Drain => "its node is being drained",
-            Self::Maintenance => "its node goes into maintenance",
-            Self::Replace => "its node is down for good",
-            Self::Missing => "copies are missing",
-            Self::Readmit => "a copy on this node is to be filled again",
-            Self::Spread => "copies share a zone or rack although others suffice",
-            Self::Surplus => "there are more copies than wanted",
-            Self::Level => "copies lie unevenly",
-            Self::LevelPrimaries => "primaries lie unevenly",
-        }
     }
 }
 

@@ -178,6 +178,7 @@ mod tests {
             copies: Vec::new(),
             has_primary: false,
             idle: Vec::new(),
+            barred: Vec::new(),
             bytes: 0,
         };
         Problem {

@@ -66,7 +66,9 @@ pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution
             level_copies(&mut layout, &shares, upto);
             // A copy that came by levelling may be the first that can lead in place of a node in maintenance.
             let is_open = |id: &usize| problem.shards[*id].usage == ShardUse::Open;
-            (0..problem.shards.len()).filter(is_open).for_each(|id| forced::leave_maintenance(&mut layout, id));
+            (0..problem.shards.len())
+                .filter(is_open)
+                .for_each(|id| forced::leave_maintenance(&mut layout, id));
         }
         let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
         if has_new(problem) || primaries::is_uneven(&layout, &shares, levelling.start.upto_thousandths) {

@@ -16,6 +16,7 @@ fn unassigned() -> ShardSpec {
         copies: Vec::new(),
         has_primary: false,
         idle: Vec::new(),
+        barred: Vec::new(),
         bytes: 1,
     }
 }
@@ -296,7 +297,7 @@ prop_compose! {
                 Some(place) => { copies.swap(0, place); ShardUse::Open }
                 None => ShardUse::Unavailable,
             };
-            ShardSpec { usage, copies, has_primary: true, idle: Vec::new(), bytes: 1 }
+            ShardSpec { usage, copies, has_primary: true, idle: Vec::new(), barred: Vec::new(), bytes: 1 }
         }).collect();
         Problem { nodes, zone_of_rack: (0..6).map(|rack| rack % zones).collect(), zones, shards, replication_factor }
     }

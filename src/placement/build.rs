@@ -1,0 +1,171 @@
+//! The problem that a state poses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_client::wire::{Intent, MigrationKind, RebalancePolicy};
+
+use super::problem::{Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
+use crate::coordinator::Soft;
+use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
+
+/// Nodes gone at once from which on it may look like a partition; one node alone never does.
+const MASS_FAILURE_NODES: u64 = 2;
+
+/// A problem, and what its numbers stand for.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) problem: Problem,
+    /// By node index.
+    pub(crate) nodes: Vec<NodeId>,
+    /// By shard index.
+    pub(crate) shards: Vec<ShardId>,
+}
+
+/// What the problem is built from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    pub(crate) metadata: &'a Metadata,
+    pub(crate) soft: &'a Soft,
+    pub(crate) policy: &'a RebalancePolicy,
+    /// Compared with log time.
+    pub(crate) now_ms: u64,
+    /// Taken as draining.
+    pub(crate) assume_draining: Option<&'a NodeId>,
+}
+
+/// Whether so many nodes went down within `mass_failure_hold_ms` that it looks like a partition: rebuilding waits.
+pub fn is_mass_failure(metadata: &Metadata, policy: &RebalancePolicy, now_ms: u64) -> bool {
+    let (mut all, mut gone) = (0_u64, 0_u64);
+    for node in metadata.nodes() {
+        all += 1;
+        gone += match node.verdict {
+            Verdict::Down { since_ms } if node.intent != Intent::Maintenance => {
+                u64::from(now_ms < since_ms.saturating_add(policy.mass_failure_hold_ms))
+            }
+            Verdict::Alive | Verdict::Down { .. } => 0,
+        };
+    }
+    gone >= MASS_FAILURE_NODES
+        && gone.saturating_mul(1_000) >= policy.mass_failure_share.0.saturating_mul(all)
+}
+
+impl Built {
+    pub(crate) fn of(source: Source<'_>) -> Self {
+        let metadata = source.metadata;
+        let mut racks: BTreeMap<(Option<&str>, Option<&str>), usize> =
+            metadata.nodes().map(|node| ((node.zone.as_deref(), node.rack.as_deref()), 0)).collect();
+        racks.values_mut().enumerate().for_each(|(number, rack)| *rack = number);
+        let zone_names: BTreeSet<Option<&str>> = racks.keys().map(|(zone, _)| *zone).collect();
+        let zone_names: Vec<_> = zone_names.into_iter().collect();
+        let zone_of_rack = racks
+            .keys()
+            .map(|(zone, _)| zone_names.binary_search(zone).unwrap_or(zone_names.len()))
+            .collect();
+        let is_held_back = is_mass_failure(metadata, source.policy, source.now_ms);
+        let specs = metadata.nodes().map(|node| {
+            let rack = racks.get(&(node.zone.as_deref(), node.rack.as_deref())).copied().unwrap_or(0);
+            source.node_spec(node, rack, is_held_back)
+        });
+        let nodes: Vec<NodeId> = metadata.nodes().map(|node| node.id.clone()).collect();
+        let problem = Problem {
+            nodes: specs.collect(),
+            zone_of_rack,
+            zones: zone_names.len(),
+            shards: metadata.shards().map(|shard| source.shard_spec(shard, &nodes)).collect(),
+            replication_factor: metadata.replication_factor(),
+        };
+        Self { problem, nodes, shards: metadata.shards().map(|shard| shard.id).collect() }
+    }
+}
+
+fn index(nodes: &[NodeId], node: &NodeId) -> Option<NodeIndex> {
+    nodes.binary_search(node).ok()
+}
+
+impl Source<'_> {
+    fn node_spec(&self, node: &NodeRow, rack: usize, is_held_back: bool) -> NodeSpec {
+        let watermark = u128::from(self.policy.disk_watermark.0);
+        let free_bytes = node.capacity_bytes.map(|capacity| {
+            let limit = u64::try_from(u128::from(capacity) * watermark / 1_000).unwrap_or(u64::MAX);
+            limit.saturating_sub(self.soft.nodes.get(&node.id).map_or(0, |soft| soft.size_bytes()))
+        });
+        let is_full = free_bytes == Some(0) || node.capacity.0 == 0;
+        let is_draining = self.assume_draining == Some(&node.id);
+        let usage = match (node.verdict, node.intent) {
+            (Verdict::Down { .. }, Intent::Maintenance) => NodeUse::Away,
+            (Verdict::Down { since_ms }, Intent::Schedulable | Intent::Draining | Intent::Drained) => {
+                let grace_over = self.now_ms >= since_ms.saturating_add(self.policy.down_grace_ms);
+                match node.intent {
+                    _ if grace_over && !is_held_back => NodeUse::Dead,
+                    Intent::Draining | Intent::Drained => NodeUse::Draining,
+                    Intent::Schedulable | Intent::Maintenance if is_draining => NodeUse::Draining,
+                    Intent::Schedulable | Intent::Maintenance => NodeUse::Away,
+                }
+            }
+            (Verdict::Alive, Intent::Draining | Intent::Drained) => NodeUse::Draining,
+            (Verdict::Alive, Intent::Schedulable | Intent::Maintenance) if is_draining => NodeUse::Draining,
+            (Verdict::Alive, Intent::Maintenance) => NodeUse::Maintenance,
+            (Verdict::Alive, Intent::Schedulable) if is_full => NodeUse::Full,
+            (Verdict::Alive, Intent::Schedulable) => NodeUse::Open,
+        };
+        NodeSpec { weight: node.capacity.0, rack, usage, free_bytes }
+    }
+
+    fn shard_spec(&self, shard: &ShardRow, nodes: &[NodeId]) -> ShardSpec {
+        let usage = self.shard_use(shard);
+        let copy =
+            |node: &NodeId| Some(Copy { node: index(nodes, node)?, in_sync: shard.in_sync.contains(node) });
+        let mut copies: Vec<Copy> = shard.full_copies().filter_map(copy).collect();
+        let mut idle: Vec<NodeIndex> = shard.learners.iter().filter_map(|node| index(nodes, node)).collect();
+        if let Some(migration) = shard.migration.and_then(|id| self.metadata.migration(id)) {
+            let from = migration.from.as_ref().and_then(|node| index(nodes, node));
+            let to = migration.to.as_ref().and_then(|node| index(nodes, node));
+            apply_result(&mut copies, migration.kind, from, to);
+            idle.retain(|node| Some(*node) != to && Some(*node) != from);
+        }
+        let mut barred = Vec::new();
+        if usage == ShardUse::Unassigned {
+            (copies, idle) = (Vec::new(), Vec::new());
+        } else {
+            barred.extend(self.metadata.retiring_in(shard.id).filter_map(|row| index(nodes, &row.node)));
+        }
+        let held = shard.primary.as_ref().and_then(|primary| self.soft.held(primary, shard.id));
+        let bytes = held.map_or(0, |held| held.size_bytes);
+        ShardSpec { usage, has_primary: !copies.is_empty(), copies, idle, barred, bytes }
+    }
+
+    fn shard_use(&self, shard: &ShardRow) -> ShardUse {
+        let Some(primary) = &shard.primary else { return ShardUse::Unassigned };
+        let alive = |node: &NodeId| self.metadata.is_alive(node);
+        if shard.founding {
+            // None of its nodes answers, and none ever took a write: it is assigned anew.
+            return if shard.copies().any(alive) { ShardUse::Pinned } else { ShardUse::Unassigned };
+        }
+        if shard.lost || !shard.in_sync.iter().any(alive) {
+            return ShardUse::Unavailable;
+        }
+        // While a failover is due, it comes first.
+        if shard.migration.is_some() || !alive(primary) { ShardUse::Pinned } else { ShardUse::Open }
+    }
+}
+
+/// The copies as they will be when the migration has ended.
+fn apply_result(copies: &mut Vec<Copy>, kind: MigrationKind, from: Option<NodeIndex>, to: Option<NodeIndex>) {
+    let place =
+        |node: Option<NodeIndex>, copies: &[Copy]| copies.iter().position(|copy| Some(copy.node) == node);
+    let arrived = to.map(|node| Copy { node, in_sync: true });
+    match (kind, place(from, copies), arrived) {
+        (MigrationKind::Move, Some(place), Some(arrived)) => copies[place] = arrived,
+        (MigrationKind::Move | MigrationKind::Add, None, Some(arrived)) => copies.push(arrived),
+        (MigrationKind::Promote, _, _) => {
+            if let Some(heir) = place(to, copies) {
+                copies.swap(0, heir);
+            }
+        }
+        (MigrationKind::Remove, Some(place), _) if place > 0 => {
+            copies.remove(place);
+        }
+        (MigrationKind::Move | MigrationKind::Add | MigrationKind::Remove, _, _) => {}
+    }
+}

@@ -1,0 +1,199 @@
+//! Plans in the domain's words.
+
+use ruvector_cluster_client::ids::{NodeId, ShardId, Thousandths};
+use ruvector_cluster_client::wire::{
+    Balance, Infeasible, MigrationKind, Move, Plan, RebalancePolicy, Strategy,
+};
+
+use super::build::{Built, Source};
+use super::problem::{Action, Blocked, Problem, Step, Tolerance, Why};
+use super::solve::{Levelling, Solution, solve};
+use crate::coordinator::Soft;
+use crate::metadata::Metadata;
+
+/// Most shards that a plan says it can't place; the rest is the same in kind.
+const MAX_INFEASIBLE: usize = 1_000;
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An operator asked: copies are levelled fully.
+    Operator,
+    /// The coordinator's own: levelled between the policy's thresholds.
+    Automatic {
+        /// Levelling began and has not reached its stopping threshold.
+        levelling: bool,
+    },
+}
+
+/// What a plan may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Milliseconds since 1970; compared with log time.
+    pub now_ms: u64,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// How copies are placed.
+    pub strategy: Strategy,
+    /// At most so many moves; those that restore a rule come first.
+    pub max_moves: Option<u32>,
+    /// Taken as draining, to see whether a drain could finish.
+    pub assume_draining: Option<NodeId>,
+}
+
+impl PlanOptions {
+    /// For an operator's rebalance, by the policy's strategy.
+    pub fn for_operator(now_ms: u64, policy: &RebalancePolicy) -> Self {
+        Self {
+            now_ms,
+            purpose: Purpose::Operator,
+            strategy: policy.strategy,
+            max_moves: None,
+            assume_draining: None,
+        }
+    }
+
+    fn levelling(&self, policy: &RebalancePolicy) -> Option<Levelling> {
+        let tolerance = |value: Thousandths| Tolerance { upto_thousandths: value.0.clamp(1_000, 2_000) };
+        let stop = tolerance(policy.stop_imbalance.min(policy.start_imbalance));
+        match self.purpose {
+            Purpose::Operator => Some(Levelling { start: Tolerance::NONE, stop: Tolerance::NONE }),
+            Purpose::Automatic { .. } if !policy.enabled => None,
+            Purpose::Automatic { levelling: true } => Some(Levelling { start: stop, stop }),
+            Purpose::Automatic { levelling: false } => {
+                Some(Levelling { start: tolerance(policy.start_imbalance), stop })
+            }
+        }
+    }
+}
+
+/// A plan, and the first copies of shards that have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Moves of copies that exist.
+    pub plan: Plan,
+    /// Shards without copies: theirs, the primary first. Ascending by shard.
+    pub assigned: Vec<(ShardId, Vec<NodeId>)>,
+    /// Whether copies or primaries are being levelled.
+    pub is_levelling: bool,
+    /// How many of the moves, from the front, restore a rule.
+    pub forced: usize,
+}
+
+/// The plan from this state. Pure; the same state gives the same plan.
+pub fn plan(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, options: &PlanOptions) -> Plan {
+    planned(metadata, soft, policy, options).plan
+}
+
+/// The plan from this state, with the first assignments.
+pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, options: &PlanOptions) -> Planned {
+    let assume_draining = options.assume_draining.as_ref();
+    let built = Built::of(Source { metadata, soft, policy, now_ms: options.now_ms, assume_draining });
+    let solution = solve(&built.problem, options.levelling(policy));
+    let wanted = options.max_moves.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+    let steps = &solution.steps[..solution.steps.len().min(wanted)];
+    let assigned = solution.assigned.iter().map(|(shard, copies)| {
+        (built.shards[*shard], copies.iter().map(|node| built.nodes[*node].clone()).collect())
+    });
+    Planned {
+        plan: Plan {
+            base_revision: metadata.revision(),
+            moves: steps.iter().map(|step| built.told(step)).collect(),
+            before: balance(&built.problem, &solution.before),
+            after: balance(&built.problem, &after(&solution, steps)),
+            lower_bound_moves: solution.lower_bound,
+            infeasible: solution
+                .unplaced
+                .iter()
+                .take(MAX_INFEASIBLE)
+                .map(|entry| built.infeasible(*entry))
+                .collect(),
+        },
+        assigned: assigned.collect(),
+        is_levelling: steps.iter().any(|step| !step.why.is_forced()),
+        forced: steps.iter().filter(|step| step.why.is_forced()).count(),
+    }
+}
+
+/// Copies on each node after `steps`.
+fn after(solution: &Solution, steps: &[Step]) -> Vec<u64> {
+    let mut counts = solution.before.clone();
+    let assigned = solution.assigned.iter().flat_map(|(_, copies)| copies);
+    assigned.for_each(|node| counts[*node] += 1);
+    for step in steps {
+        let (from, to) = match step.action {
+            Action::Move { from, to } => (Some(from), Some(to)),
+            Action::Add { to } => (None, Some(to)),
+            Action::Remove { from } => (Some(from), None),
+            Action::Promote { .. } => (None, None),
+        };
+        if let Some(to) = to {
+            counts[to] += 1;
+        }
+        if let Some(from) = from {
+            counts[from] = counts[from].saturating_sub(1);
+        }
+    }
+    counts
+}
+
+/// How even the copies lie on the nodes that are to hold some.
+fn balance(problem: &Problem, counts: &[u64]) -> Balance {
+    let nodes = problem.nodes.iter().zip(counts).filter(|(node, _)| node.usage.keeps() && node.weight > 0);
+    let nodes: Vec<(u128, u128)> =
+        nodes.map(|(node, count)| (u128::from(node.weight), u128::from(*count))).collect();
+    let weight: u128 = nodes.iter().map(|(weight, _)| weight).sum();
+    let copies: u128 = nodes.iter().map(|(_, count)| count).sum();
+    let over_mean = nodes.iter().map(|(own, count)| count * weight * 1_000 / (own * copies.max(1))).max();
+    let whole = |value: Option<u128>| u64::try_from(value.unwrap_or(0)).unwrap_or(u64::MAX);
+    Balance {
+        imbalance: Thousandths(whole(over_mean)),
+        max_copies: whole(nodes.iter().map(|(_, count)| *count).max()),
+        min_copies: whole(nodes.iter().map(|(_, count)| *count).min()),
+    }
+}
+
+impl Built {
+    fn told(&self, step: &Step) -> Move {
+        let name = |node: usize| Some(self.nodes[node].clone());
+        let bytes = self.problem.shards[step.shard].bytes;
+        let (kind, from, to, bytes) = match step.action {
+            Action::Move { from, to } => (MigrationKind::Move, name(from), name(to), bytes),
+            Action::Promote { from, to } => (MigrationKind::Promote, name(from), name(to), 0),
+            Action::Add { to } => (MigrationKind::Add, None, name(to), bytes),
+            Action::Remove { from } => (MigrationKind::Remove, name(from), None, 0),
+        };
+        Move { shard: self.shards[step.shard], kind, from, to, bytes, reason: step.why.sentence().to_owned() }
+    }
+
+    fn infeasible(&self, (shard, blocked): (usize, Blocked)) -> Infeasible {
+        let (code, detail) = match blocked {
+            Blocked::TooFewNodes => ("too_few_nodes", "fewer nodes can hold a copy than copies are wanted"),
+            Blocked::NoRoom => {
+                ("no_room", "the nodes left are over their disk watermark, away, or have no room")
+            }
+            Blocked::SpreadRule => {
+                ("spread_rule", "the nodes left stand in zones or racks that have their share of copies")
+            }
+            Blocked::Unavailable => ("unavailable", "no in-sync copy is alive to copy from"),
+        };
+        Infeasible { shard: self.shards[shard], code: code.to_owned(), detail: detail.to_owned() }
+    }
+}
+
+impl Why {
+    /// In a sentence, for people.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Drain => "its node is being drained",
+            Self::Maintenance => "its node goes into maintenance",
+            Self::Replace => "its node is down for good",
+            Self::Missing => "copies are missing",
+            Self::Readmit => "a copy on this node is to be filled again",
+            Self::Spread => "copies share a zone or rack although others suffice",
+            Self::Surplus => "there are more copies than wanted",
+            Self::Level => "copies lie unevenly",
+            Self::LevelPrimaries => "primaries lie unevenly",
+        }
+    }
+}
