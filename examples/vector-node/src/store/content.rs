@@ -1,0 +1,273 @@
+//! A copy's content in memory: which keys there are, with which stamps, and whose values are not in the database yet.
+//!
+//! No I/O. Applying the same records to a database that already has some of their effects gives the same content, since
+//! the last record that touches a key decides, and what it does depends on earlier records and older rows only. That is
+//! what lets the journal be replayed over a database that is ahead of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use ruvector_cluster_client::ids::{Epoch, Position};
+use ruvector_cluster_client::replica::store::StoreState;
+use ruvector_cluster_client::replica::tail::{TAIL_ENTRIES, Tail, TailEntry};
+use ruvector_cluster_client::replica::wire::{Alignment, Chunk, Write};
+use ruvector_cluster_client::replica::{Key, Value};
+use serde::{Deserialize, Serialize};
+
+/// Something that happened to a copy, as the journal has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Record {
+    /// Begins a journal: all of the copy that is not in the database.
+    Base(Base),
+    Adopt(Epoch),
+    Append(Vec<Write>),
+    Align(Alignment),
+    BeginFill {
+        base: Position,
+    },
+    FillRange {
+        epoch: Epoch,
+        base: Position,
+        chunk: Chunk,
+    },
+    EndFill,
+}
+
+/// What a journal begins with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Base {
+    /// The database's file, beside the journal.
+    pub(super) database: String,
+    pub(super) adopted: Epoch,
+    pub(super) full: bool,
+    pub(super) tail: Tail,
+    /// While the copy is filled.
+    pub(super) tombstones: Vec<(Key, Position)>,
+}
+
+/// Where the value of a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// In the journal, and here.
+    Fresh(Value),
+    /// In the database.
+    InDatabase,
+    /// Nowhere: deleted while the copy is filled.
+    Tombstone,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) position: Position,
+    pub(super) held: Held,
+    /// The database has a row under this key, of this or of an older write.
+    in_rows: bool,
+    /// Of key and value.
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content {
+    pub(super) state: StoreState,
+    entries: BTreeMap<Key, Entry>,
+    /// Keys whose value the database lacks.
+    fresh: BTreeSet<Key>,
+    /// Keys that are gone, but for a row in the database.
+    doomed: BTreeSet<Key>,
+    bytes: u64,
+    vectors: u64,
+}
+
+impl Content {
+    /// The content that a base and a database's rows (key, stamp, bytes of the value) make.
+    pub(super) fn new(base: Base, rows: impl IntoIterator<Item = (Key, Position, u64)>) -> Self {
+        let state = StoreState { adopted: base.adopted, full: base.full, tail: base.tail };
+        let mut content = Self { state, ..Self::default() };
+        for (key, position, value_bytes) in rows {
+            let bytes = key.len() as u64 + value_bytes;
+            let entry = Entry { position, held: Held::InDatabase, in_rows: true, bytes };
+            content.insert(key, entry);
+        }
+        for (key, position) in base.tombstones {
+            content.put(Write { position, key, value: None });
+        }
+        content
+    }
+
+    /// What a new journal begins with, once nothing is fresh or doomed.
+    pub(super) fn base(&self, database: &str) -> Base {
+        let dead = self.entries.iter().filter(|(_, entry)| entry.held == Held::Tombstone);
+        Base {
+            database: database.to_owned(),
+            adopted: self.state.adopted,
+            full: self.state.full,
+            tail: self.state.tail.clone(),
+            tombstones: dead.map(|(key, entry)| (key.clone(), entry.position)).collect(),
+        }
+    }
+
+    /// Applies a record that is on disk.
+    pub(super) fn apply(&mut self, record: Record) {
+        match record {
+            // Only ever the first, and taken by `new`.
+            Record::Base(_) => {}
+            Record::Adopt(epoch) => self.state.adopted = self.state.adopted.max(epoch),
+            Record::Append(writes) => {
+                for write in writes {
+                    let entry = TailEntry { position: write.position, key: write.key.clone() };
+                    self.state.tail.push(entry, TAIL_ENTRIES);
+                    self.put(write);
+                }
+            }
+            Record::Align(alignment) => {
+                for write in alignment.writes {
+                    self.put(write);
+                }
+                self.state.tail.truncate_after(alignment.common);
+                for entry in alignment.tail {
+                    self.state.tail.push(entry, TAIL_ENTRIES);
+                }
+            }
+            Record::BeginFill { base } => {
+                self.state.full = false;
+                self.state.tail = Tail::after(base);
+            }
+            Record::FillRange { epoch, base, chunk } => self.fill_range(epoch, base, chunk),
+            Record::EndFill => {
+                self.state.full = true;
+                self.entries.retain(|_, entry| entry.held != Held::Tombstone);
+            }
+        }
+    }
+
+    fn put(&mut self, write: Write) {
+        let Write { position, key, value } = write;
+        match value {
+            Some(value) => {
+                let bytes = (key.len() + value.len()) as u64;
+                let was_doomed = self.doomed.remove(&key);
+                let in_rows = was_doomed || self.entries.get(&key).is_some_and(|entry| entry.in_rows);
+                self.insert(key.clone(), Entry { position, held: Held::Fresh(value), in_rows, bytes });
+                self.fresh.insert(key);
+            }
+            None => {
+                self.remove(&key);
+                if !self.state.full {
+                    let entry = Entry { position, held: Held::Tombstone, in_rows: false, bytes: 0 };
+                    self.entries.insert(key, entry);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
+        self.bytes += entry.bytes;
+        self.vectors += 1;
+        if let Some(old) = self.entries.insert(key, entry) {
+            self.forget(&old);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(old) = self.entries.remove(key) {
+            self.forget(&old);
+            self.fresh.remove(key);
+            if old.in_rows {
+                self.doomed.insert(key.clone());
+            }
+        }
+    }
+
+    fn forget(&mut self, old: &Entry) {
+        self.bytes -= old.bytes;
+        self.vectors -= u64::from(old.held != Held::Tombstone);
+    }
+
+    fn fill_range(&mut self, epoch: Epoch, base: Position, chunk: Chunk) {
+        let start = chunk.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let end = chunk.upto.map_or(Bound::Unbounded, Bound::Included);
+        let named: BTreeMap<&Key, Position> = chunk.writes.iter().map(|w| (&w.key, w.position)).collect();
+        // A key that was forwarded since the base, and one that has the very write of the source, stays as it is.
+        let stays = |key: &Key, entry: &Entry| {
+            let forwarded = entry.position.epoch == epoch && entry.position > base;
+            forwarded || named.get(key) == Some(&entry.position)
+        };
+        let in_range = self.entries.range::<Key, _>((start, end));
+        let leave: Vec<Key> =
+            in_range.filter(|(key, entry)| !stays(key, entry)).map(|(key, _)| key.clone()).collect();
+        for key in &leave {
+            self.remove(key);
+        }
+        for write in chunk.writes {
+            let has = |entry: &Entry| entry.position >= write.position;
+            if !self.entries.get(&write.key).is_some_and(has) {
+                self.put(write);
+            }
+        }
+    }
+
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Entries after a key, ascending.
+    pub(super) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
+        let start = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<Key, _>((start, Bound::Unbounded))
+    }
+
+    /// Up to `limit` points that the database lacks.
+    pub(super) fn fresh(&self, limit: usize) -> Vec<Write> {
+        let value = |key: &Key| match self.entries.get(key) {
+            Some(Entry { position, held: Held::Fresh(value), .. }) => {
+                Some(Write { position: *position, key: key.clone(), value: Some(value.clone()) })
+            }
+            Some(_) | None => None,
+        };
+        self.fresh.iter().filter_map(value).take(limit).collect()
+    }
+
+    /// Up to `limit` keys whose row in the database is to go.
+    pub(super) fn doomed(&self, limit: usize) -> Vec<Key> {
+        self.doomed.iter().take(limit).cloned().collect()
+    }
+
+    /// The database has these writes now.
+    pub(super) fn note_flushed(&mut self, writes: &[Write]) {
+        for write in writes {
+            if let Some(entry) = self.entries.get_mut(&write.key) {
+                entry.held = Held::InDatabase;
+                entry.in_rows = true;
+            }
+            self.fresh.remove(&write.key);
+        }
+    }
+
+    /// The database no longer has these rows.
+    pub(super) fn note_removed(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.doomed.remove(key);
+        }
+    }
+
+    /// Whether the database's row of `key` is the key's value.
+    pub(super) fn is_in_database(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.held == Held::InDatabase)
+    }
+
+    /// How many keys the database has differently.
+    pub(super) fn unflushed(&self) -> usize {
+        self.fresh.len() + self.doomed.len()
+    }
+
+    /// Bytes of keys and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Keys that have a value.
+    pub(super) fn vectors(&self) -> u64 {
+        self.vectors
+    }
+}
