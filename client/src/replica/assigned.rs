@@ -1,0 +1,140 @@
+//! What an assignment sets in motion, and what a new primary does with the answers of the other copies.
+
+use super::lead::Lead;
+use super::peer::{Learned, PeerState};
+use super::seat::Seat;
+use super::store::StoreAction;
+use super::tail::TailEntry;
+use super::wire::{Alignment, Answer};
+use super::{CallId, Key, OpId, Replica, Then};
+use crate::ids::{Epoch, NodeId, Position};
+use crate::wire::{Assignment, Role};
+
+impl Replica {
+    pub(super) fn on_assigned(&mut self, assignment: Assignment) {
+        let seat = Seat::new(assignment);
+        if self.seat.as_ref().is_some_and(|held| held.epoch > seat.epoch) {
+            return;
+        }
+        let same_epoch = self.seat.as_ref().is_some_and(|held| held.epoch == seat.epoch);
+        let (epoch, role, founding) = (seat.epoch, seat.role, seat.founding);
+        let in_sync = seat.in_sync.contains(&self.node);
+        self.frozen_until_ms = match (seat.hand_over_from(&self.node), self.frozen_until_ms) {
+            (Some(_), Some(frozen)) if same_epoch => Some(frozen),
+            (Some(_), _) => Some(self.granted_until_ms),
+            (None, _) => None,
+        };
+        self.seat = Some(seat);
+        if role == Role::Retiring {
+            return self.retire(epoch);
+        }
+        if self.copy.is_none() && (founding || (role == Role::Learner && !in_sync)) {
+            self.store(StoreAction::Create, Then::Nothing);
+        }
+        if self.copy.as_ref().is_some_and(|copy| copy.adopted < epoch) {
+            self.step_down();
+            self.fill = None;
+            let leads = role == Role::Primary && epoch > self.adopted_before;
+            self.store(StoreAction::Adopt(epoch), if leads { Then::Lead(epoch) } else { Then::Nothing });
+        }
+        if let (Some(lead), Some(seat)) = (&mut self.lead, &self.seat) {
+            lead.in_sync.learn(seat);
+            lead.follow(seat, &self.node, self.out.now_ms);
+        }
+    }
+
+    /// Deletes the copy, unless it belongs to a later epoch than this verdict.
+    fn retire(&mut self, epoch: Epoch) {
+        if self.copy.as_ref().is_some_and(|copy| copy.adopted <= epoch) {
+            self.step_down();
+            self.fill = None;
+            self.store(StoreAction::Delete, Then::Nothing);
+        }
+    }
+
+    pub(super) fn on_unassigned(&mut self) {
+        self.step_down();
+        self.fill = None;
+        self.seat = None;
+        self.frozen_until_ms = None;
+    }
+
+    /// The epoch is adopted on disk: reconciliation begins.
+    pub(super) fn begin_to_lead(&mut self, epoch: Epoch) {
+        let still = |seat: &&Seat| seat.epoch == epoch && seat.role == Role::Primary;
+        let (Some(seat), Some(copy)) = (self.seat.as_ref().filter(still), &self.copy) else { return };
+        if copy.adopted != epoch {
+            return;
+        }
+        let mut lead = Lead::new(seat, copy.last());
+        lead.follow(seat, &self.node, self.out.now_ms);
+        self.lead = Some(lead);
+        if !copy.full {
+            // Only an operator who accepts data loss makes a half-filled copy primary; what it has now is the shard.
+            self.store(StoreAction::EndFill, Then::Nothing);
+        }
+    }
+
+    pub(super) fn on_call_failed(&mut self, call: CallId) {
+        if self.is_fill_call(call) {
+            return self.on_fill_failed();
+        }
+        let peers = self.lead.iter_mut().flat_map(|lead| lead.peers.values_mut());
+        for peer in peers.filter(|peer| peer.call.is_some_and(|(waiting, _)| waiting == call)) {
+            peer.failed(self.out.now_ms, &self.limits);
+        }
+    }
+
+    pub(super) fn on_answer(&mut self, call: CallId, answer: Answer) {
+        if self.is_fill_call(call) {
+            return self.on_fill_answer(answer);
+        }
+        let Some(lead) = &mut self.lead else { return };
+        let waits = |node: &&NodeId| {
+            let peer = lead.peers.get(*node);
+            peer.and_then(|peer| peer.call).is_some_and(|(waiting, _)| waiting == call)
+        };
+        let Some(node) = lead.peers.keys().find(waits).cloned() else { return };
+        let Some(mut peer) = lead.peers.remove(&node) else { return };
+        let learned =
+            peer.learn(lead.epoch, answer, self.out.now_ms, &self.limits, |position| lead.reaches(position));
+        lead.peers.insert(node.clone(), peer);
+        match learned {
+            Learned::Progress => {}
+            Learned::Deposed => self.step_down(),
+            Learned::Differs { last, common, tail } => self.on_differs(&node, last, common, &tail),
+        }
+    }
+
+    /// A copy differs from this one after `common`: what this one has of the keys in question is read.
+    fn on_differs(&mut self, node: &NodeId, expect: Position, common: Position, theirs: &[TailEntry]) {
+        let (Some(lead), Some(copy)) = (&mut self.lead, &self.copy) else { return };
+        let Some(peer) = lead.peers.get_mut(node) else { return };
+        if common.n < copy.tail.floor.n || common.n > copy.last().n {
+            peer.unfit |= common.n < copy.tail.floor.n;
+            return peer.probe(self.out.now_ms, self.limits.retry_ms);
+        }
+        let ours = copy.tail.entries_after(common);
+        let mut keys: Vec<Key> = ours.chain(theirs).map(|entry| entry.key.clone()).collect();
+        keys.sort();
+        keys.dedup();
+        let then = Then::Align { node: node.clone(), expect, common };
+        let op = self.store(StoreAction::ReadKeys(keys), then);
+        if let Some(peer) = self.lead.as_mut().and_then(|lead| lead.peers.get_mut(node)) {
+            peer.state = PeerState::Reading(op);
+        }
+    }
+
+    /// The keys are read: the copy is told to become equal to this one as of then.
+    pub(super) fn align_peer(&mut self, op: OpId, node: &NodeId, mut alignment: Alignment) {
+        let (Some(lead), Some(copy)) = (&mut self.lead, &self.copy) else { return };
+        let reading = lead.peers.get_mut(node).filter(|peer| peer.state == PeerState::Reading(op));
+        let Some(peer) = reading else { return };
+        if copy.tail.floor.n > alignment.common.n {
+            return peer.probe(self.out.now_ms, self.limits.retry_ms);
+        }
+        let until = |entry: &&TailEntry| entry.position.n <= alignment.last.n;
+        alignment.tail = copy.tail.entries_after(alignment.common).take_while(until).cloned().collect();
+        peer.state = PeerState::Align(Box::new(alignment));
+    }
+}

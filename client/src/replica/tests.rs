@@ -1,0 +1,408 @@
+//! The rules one by one, then random schedules of everything at once.
+
+mod coordinator;
+mod schedule;
+mod world;
+
+use super::event::*;
+use super::store::ShardStore;
+use super::tests::world::*;
+use super::wire::{Answer, Request};
+use super::*;
+use crate::wire::{MigrationKind, Phase};
+
+fn opened(nodes: usize, copies: usize) -> World {
+    let mut world = World::new(nodes, copies);
+    world.run(500);
+    assert_eq!(world.serving(), [node("n1")]);
+    world
+}
+
+fn position(epoch: u64, n: u64) -> Position {
+    Position { epoch: Epoch(epoch), n }
+}
+
+fn written(epoch: u64, n: u64) -> Option<Reply> {
+    Some(Reply::Written { position: position(epoch, n) })
+}
+
+#[test]
+fn a_founding_shard_answers_nothing_before_its_set_is_accepted() {
+    let mut world = World::new(3, 3);
+    world.names().iter().for_each(|name| world.install(name));
+    world.heartbeat(&node("n1"));
+    let early = world.put(&node("n1"), "k", "v");
+    for _ in 0..100 {
+        world.names().iter().for_each(|name| world.complete_store(name));
+        let pass = |message: &Message| !matches!(message, Message::Report { .. });
+        while let Some(at) = world.messages.iter().position(pass) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+    }
+    assert_eq!(world.serving(), []);
+    assert_eq!(world.reply(early), None);
+    assert!(world.coordinator.founding);
+    world.run(500);
+    assert_eq!(world.reply(early).cloned(), written(1, 1));
+}
+
+#[test]
+fn a_founding_primary_opens_without_a_copy_that_never_answers() {
+    let mut world = World::new(3, 3);
+    world.crash(&node("n3"), 0);
+    world.run(3_000);
+    assert_eq!(world.serving(), [node("n1")]);
+    assert_eq!(world.coordinator.in_sync.len(), 2);
+}
+
+#[test]
+fn a_write_is_acknowledged_and_readable_only_once_all_in_sync_copies_have_it_on_disk() {
+    let mut world = opened(3, 3);
+    let (n1, n3) = (node("n1"), node("n3"));
+    let ticket = world.put(&n1, "k", "v");
+    let read = world.read(&n1, "k");
+    for _ in 0..20 {
+        while let Some(message) = world.messages.pop() {
+            world.deliver(message);
+        }
+        world.complete_store(&n1);
+        world.complete_store(&node("n2"));
+    }
+    assert_eq!(world.reply(ticket), None);
+    assert_eq!(world.nodes[&n1].store.get("k").unwrap(), None, "home is last");
+    assert!(matches!(world.reply(read), Some(Reply::ReadAt { .. })), "reads go on meanwhile");
+    assert!(!world.nodes[&n3].queue.is_empty());
+    world.run(0);
+    assert_eq!(world.reply(ticket).cloned(), written(1, 1));
+    assert_eq!(world.contents().len(), 1);
+}
+
+#[test]
+fn a_primary_without_lease_holds_then_refuses_and_never_answers() {
+    let mut world = opened(3, 3);
+    let n1 = node("n1");
+    let under_way = world.put(&n1, "k", "v");
+    world.step(&n1, Event::LeaseLost);
+    let held = world.read(&n1, "k");
+    while let Some(message) = world.messages.pop() {
+        world.deliver(message);
+        world.names().iter().for_each(|name| world.complete_store(name));
+    }
+    assert_eq!(world.reply(under_way), Some(&Reply::Refused(Refusal::OutcomeUnknown)));
+    assert_eq!(world.reply(held), None);
+    world.tick(world.limits.hold_ms);
+    assert_eq!(world.reply(held), Some(&Reply::Refused(Refusal::Unavailable)));
+    assert!(!world.nodes[&n1].replica.as_ref().unwrap().confirms_read(Epoch(1), world.now_ms));
+}
+
+#[test]
+fn a_lower_epoch_is_refused_and_the_refused_primary_stops_answering() {
+    let mut world = opened(3, 3);
+    let (n1, n2) = (node("n1"), node("n2"));
+    world.coordinator.expire(&n1);
+    world.install(&n2);
+    let ticket = world.put(&n1, "k", "v");
+    world.run(0);
+    assert_eq!(world.reply(ticket), Some(&Reply::Refused(Refusal::OutcomeUnknown)));
+    assert_eq!(world.nodes[&n2].replica.as_ref().unwrap().status().epoch, Epoch(2));
+}
+
+#[test]
+fn a_client_of_an_older_epoch_is_told_the_newer_one() {
+    let mut world = opened(2, 2);
+    world.crash(&node("n1"), 0);
+    world.restart(&node("n1"));
+    world.run(500);
+    let replica = world.nodes.get_mut(&node("n1")).unwrap().replica.as_mut().unwrap();
+    let event = Event::Client { ticket: Ticket(7), epoch: Some(Epoch(1)), operation: Operation::Read };
+    let effects = replica.step(world.now_ms, event);
+    let reply = Reply::Refused(Refusal::StaleEpoch(Epoch(2)));
+    assert!(effects.contains(&Effect::Reply { ticket: Ticket(7), reply }), "{effects:?}");
+}
+
+#[test]
+fn a_replica_names_the_primary() {
+    let mut world = opened(3, 3);
+    let ticket = world.put(&node("n2"), "k", "v");
+    let Some(Reply::Refused(Refusal::NotPrimary { primary: Some(primary), .. })) = world.reply(ticket) else {
+        panic!("{:?}", world.reply(ticket));
+    };
+    assert_eq!(primary.node, node("n1"));
+}
+
+#[test]
+fn reconciliation_takes_back_what_the_new_primary_does_not_have() {
+    let mut world = opened(3, 3);
+    let (n1, n2, n3) = (node("n1"), node("n2"), node("n3"));
+    let first = world.put(&n1, "a", "1");
+    world.run(0);
+    assert_eq!(world.reply(first).cloned(), written(1, 1));
+    // Only n3 gets the next writes; n1 dies, and n2, which has none of them, becomes primary.
+    world.put(&n1, "a", "2");
+    world.put(&n1, "b", "2");
+    for _ in 0..20 {
+        let to_n3 = |m: &Message| matches!(m, Message::Request { to, .. } if *to == node("n3"));
+        let from_n3 = |m: &Message| matches!(m, Message::Answer { .. });
+        while let Some(at) = world.messages.iter().position(|m| to_n3(m) || from_n3(m)) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+        world.complete_store(&n3);
+    }
+    assert_eq!(world.nodes[&n3].store.copy().unwrap().state.tail.last(), position(1, 3));
+    world.messages.clear();
+    world.crash(&n1, 0);
+    world.run(5_000);
+    assert_eq!(world.serving(), [n2]);
+    let found = world.nodes[&n3].store.get("a").unwrap();
+    assert_eq!(found, Some(Value::from("1")));
+    assert_eq!(world.nodes[&n3].store.get("b").unwrap(), None);
+    assert_eq!(world.contents().len(), 1);
+}
+
+#[test]
+fn a_silent_copy_is_dropped_after_a_second_and_caught_up_when_it_is_back() {
+    let mut world = opened(3, 3);
+    let (n1, n3) = (node("n1"), node("n3"));
+    world.crash(&n3, 0);
+    let ticket = world.put(&n1, "k", "v");
+    world.run(800);
+    assert_eq!(world.reply(ticket), None);
+    world.run(600);
+    assert_eq!(world.reply(ticket).cloned(), written(1, 1));
+    assert!(!world.coordinator.in_sync.contains(&n3));
+    world.restart(&n3);
+    world.run(1_000);
+    assert!(world.coordinator.in_sync.contains(&n3));
+    assert_eq!(world.contents().len(), 1);
+}
+
+#[test]
+fn a_copy_committed_down_is_dropped_at_once() {
+    let mut world = opened(3, 3);
+    let n3 = node("n3");
+    world.crash(&n3, 0);
+    world.coordinator.expire(&n3);
+    world.run(0);
+    assert!(!world.coordinator.in_sync.contains(&n3));
+}
+
+#[test]
+fn a_copy_that_missed_more_than_is_remembered_is_filled_by_chunks() {
+    let mut world = opened(3, 3);
+    let (n1, n3) = (node("n1"), node("n3"));
+    world.put(&n1, "d-gone", "x");
+    world.run(0);
+    world.crash(&n3, 0);
+    world.run(5_000);
+    world.delete(&n1, "d-gone");
+    for i in 0..tail::TAIL_ENTRIES + 10 {
+        world.put(&n1, &format!("k{}", i % 50), &format!("v{i}"));
+        world.run(0);
+    }
+    world.restart(&n3);
+    world.put(&n1, "during", "x");
+    world.run(10_000);
+    assert!(world.coordinator.in_sync.contains(&n3));
+    assert_eq!(world.contents().len(), 1);
+    assert_eq!(world.nodes[&n3].store.get("d-gone").unwrap(), None);
+}
+
+#[test]
+fn writes_need_both_sets_while_a_proposal_is_unknown() {
+    let mut world = opened(3, 3);
+    let (n1, n3) = (node("n1"), node("n3"));
+    world.crash(&n3, 0);
+    world.coordinator.expire(&n3);
+    world.install(&n1);
+    let at = world.messages.iter().position(|m| matches!(m, Message::Report { .. })).unwrap();
+    let report = world.messages.remove(at);
+    let ticket = world.put(&n1, "k", "v");
+    world.lose(report);
+    for _ in 0..50 {
+        let pass = |message: &Message| !matches!(message, Message::Report { .. });
+        while let Some(at) = world.messages.iter().position(pass) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+        world.names().iter().for_each(|name| world.complete_store(name));
+        world.tick(10);
+    }
+    assert_eq!(world.reply(ticket), None);
+    world.run(2_000);
+    assert_eq!(world.reply(ticket).cloned(), written(1, 1));
+}
+
+#[test]
+fn a_learner_copy_is_filled_admitted_and_takes_over_while_requests_are_held_not_failed() {
+    let mut world = opened(4, 3);
+    let (n1, n4) = (node("n1"), node("n4"));
+    for i in 0..30 {
+        world.put(&n1, &format!("k{i}"), "before");
+        world.run(0);
+    }
+    world.coordinator.migrate(MigrationKind::Move, &n4, Some(&n1));
+    let mut tickets = Vec::new();
+    for i in 0..400 {
+        let primary = world.coordinator.primary.clone();
+        tickets.push(world.put(&primary, &format!("k{}", i % 40), &format!("during{i}")));
+        for _ in 0..20 {
+            let message = (!world.messages.is_empty()).then(|| world.messages.remove(0));
+            message.into_iter().for_each(|message| world.deliver(message));
+            world.names().iter().for_each(|name| world.complete_store(name));
+        }
+        world.names().iter().for_each(|name| world.install(name));
+        world.names().iter().for_each(|name| world.heartbeat(name));
+        world.tick(10);
+        world.check();
+    }
+    world.run(3_000);
+    assert_eq!(world.serving(), [n4]);
+    assert_eq!(world.nodes[&n1].store.copy(), None, "the old copy is deleted");
+    assert!(world.coordinator.retiring.is_empty());
+    assert_eq!(world.contents().len(), 1);
+    for ticket in tickets {
+        let reply = world.reply(ticket).unwrap();
+        let redirected = matches!(reply, Reply::Refused(Refusal::NotPrimary { primary: Some(_), .. }));
+        assert!(redirected || matches!(reply, Reply::Written { .. }), "{reply:?}");
+    }
+}
+
+#[test]
+fn the_primaryship_alone_goes_to_an_in_sync_copy() {
+    let mut world = opened(3, 3);
+    let (n1, n2) = (node("n1"), node("n2"));
+    world.coordinator.migrate(MigrationKind::Promote, &n2, None);
+    world.install(&n1);
+    world.install(&n2);
+    let held = world.put(&n1, "k", "v");
+    let early = world.put(&n2, "k", "w");
+    assert_eq!((world.reply(held), world.reply(early)), (None, None));
+    world.run(500);
+    assert_eq!(world.serving(), [n2.clone()]);
+    assert!(matches!(world.reply(held), Some(Reply::Refused(Refusal::NotPrimary { .. }))));
+    assert_eq!(world.reply(early).cloned(), written(2, 1));
+    assert!(world.coordinator.in_sync.contains(&n1));
+}
+
+#[test]
+fn a_target_that_restarts_while_copying_begins_again() {
+    let mut world = opened(4, 3);
+    let (n1, n4) = (node("n1"), node("n4"));
+    for i in 0..30 {
+        world.put(&n1, &format!("k{i}"), "v");
+        world.run(0);
+    }
+    world.coordinator.migrate(MigrationKind::Add, &n4, None);
+    let copying =
+        |world: &World| world.coordinator.migration.as_ref().is_some_and(|m| m.phase == Phase::Copying);
+    for _ in 0..200 {
+        let message = (!world.messages.is_empty()).then(|| world.messages.remove(0));
+        message.into_iter().for_each(|message| world.deliver(message));
+        world.names().iter().for_each(|name| world.install(name));
+        world.names().iter().for_each(|name| world.complete_store(name));
+        world.tick(10);
+        let filled = world.nodes[&n4].store.copy().is_some_and(|copy| copy.writes.len() > 3);
+        if copying(&world) && filled {
+            break;
+        }
+    }
+    assert!(copying(&world));
+    world.crash(&n4, 1);
+    world.put(&n1, "k0", "missed");
+    world.run(300);
+    world.restart(&n4);
+    let state = world.nodes[&n4].store.state().unwrap().unwrap();
+    assert!(!state.full);
+    world.run(5_000);
+    assert!(world.coordinator.in_sync.contains(&n4));
+    assert_eq!(world.contents().len(), 1);
+}
+
+#[test]
+fn a_missing_copy_is_reported_lost_and_not_made_anew() {
+    let mut world = opened(3, 3);
+    let n2 = node("n2");
+    world.crash(&n2, 0);
+    world.nodes.get_mut(&n2).unwrap().store.delete().unwrap();
+    world.restart(&n2);
+    world.install(&n2);
+    let lost = |m: &Message| matches!(m, Message::Report { body, .. } if body.lost);
+    assert!(world.messages.iter().any(lost), "{:?}", world.messages);
+    assert_eq!(world.nodes[&n2].store.copy(), None);
+}
+
+#[test]
+fn a_copy_that_fails_is_reported_lost() {
+    let mut world = opened(3, 3);
+    let (n1, n2) = (node("n1"), node("n2"));
+    world.put(&n1, "k", "v");
+    while let Some(message) = world.messages.pop() {
+        world.deliver(message);
+    }
+    let (op, _) = world.nodes.get_mut(&n2).unwrap().queue.pop_front().unwrap();
+    world.step(&n2, Event::Stored { op, result: store::StoreResult::Failed });
+    assert!(world.messages.iter().any(|m| matches!(m, Message::Report { body, .. } if body.lost)));
+    assert!(world.messages.iter().any(|m| matches!(m, Message::Answer { answer: Answer::NoCopy, .. })));
+}
+
+#[test]
+fn a_copy_is_kept_when_it_is_told_to_retire_at_an_older_epoch() {
+    let mut world = opened(3, 3);
+    let n3 = node("n3");
+    let mut older = world.coordinator.assignment(&n3).unwrap();
+    older.role = Role::Retiring;
+    let request = Request::Adopt { epoch: Epoch(2), marks: vec![position(0, 0)] };
+    let from = node("n2");
+    let replica = world.nodes.get_mut(&n3).unwrap().replica.as_mut().unwrap();
+    replica.step(world.now_ms, Event::Request { ticket: Ticket(900), from, request });
+    let effects = replica.step(world.now_ms, Event::Assigned(Box::new(older.clone())));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Store { action: StoreAction::Delete, .. })));
+    older.epoch = Epoch(2);
+    let effects = replica.step(world.now_ms, Event::Assigned(Box::new(older)));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Store { action: StoreAction::Delete, .. })));
+}
+
+#[test]
+fn an_epoch_of_an_earlier_run_is_not_led_again() {
+    let world = opened(1, 1);
+    let n1 = node("n1");
+    let assignment = world.coordinator.assignment(&n1).unwrap();
+    let found = world.nodes[&n1].store.state().unwrap();
+    let mut replica = Replica::new(n1, ShardId(0), Limits::default(), found);
+    let effects = replica.step(world.now_ms, Event::Assigned(Box::new(assignment)));
+    replica.step(world.now_ms, Event::LeaseUntil(u64::MAX));
+    assert_eq!(effects, []);
+    assert!(!replica.status().serving);
+}
+
+#[test]
+fn a_late_repetition_of_an_alignment_changes_nothing() {
+    let mut world = opened(2, 2);
+    let (n1, n2) = (node("n1"), node("n2"));
+    world.put(&n1, "a", "1");
+    world.run(0);
+    let alignment = wire::Alignment {
+        expect: position(0, 0),
+        common: position(0, 0),
+        tail: Vec::new(),
+        writes: Vec::new(),
+        last: position(0, 0),
+    };
+    let replica = world.nodes.get_mut(&n2).unwrap().replica.as_mut().unwrap();
+    let request = Request::Align { epoch: Epoch(1), alignment };
+    let effects = replica.step(world.now_ms, Event::Request { ticket: Ticket(900), from: n1, request });
+    let answer = Answer::Gap { epoch: Epoch(1), last: position(1, 1) };
+    assert_eq!(effects, [Effect::Answer { ticket: Ticket(900), answer }]);
+}
+
+#[test]
+fn messages_round_trip_as_json() {
+    let write = wire::Write { position: position(1, 2), key: "k".into(), value: Some(Value::from("\u{0}v")) };
+    let request = Request::Forward { epoch: Epoch(1), prev: position(1, 1), writes: vec![write] };
+    let text = serde_json::to_string(&request).unwrap();
+    let expected = r#"{"type":"forward","epoch":1,"prev":{"epoch":1,"n":1},"writes":[{"position":{"epoch":1,"n":2},"key":"k","value":"AHY="}]}"#;
+    assert_eq!(text, expected);
+    assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+}
