@@ -1,0 +1,110 @@
+//! What scripts/demo.sh runs: a cluster as processes on loopback, real vectors, and a client that reads, writes and searches
+//! without pause while nodes join, die, come back, hand shards over and leave.
+//!
+//! It prints what happens, then what it found, and exits with 1 if anything was lost, wrong, or failed outside the one
+//! gap that a killed primary costs. However it ends, no process stays behind, unless `--keep` asked for it.
+
+mod data;
+mod digits;
+mod ledger;
+mod load;
+mod narrator;
+mod processes;
+mod racks;
+mod script;
+mod summary;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::digits::Digit;
+use crate::narrator::Narrator;
+use crate::processes::Processes;
+use crate::script::Demo;
+
+/// Runs the demo on binaries that are built already. `scripts/demo.sh` builds them and calls this.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where `ruvector-cluster` and `vector-node` are.
+    #[arg(long)]
+    bin_dir: PathBuf,
+    /// The digits, unpacked: 64 numbers and the digit a line.
+    #[arg(long)]
+    digits: PathBuf,
+    /// Where the nodes keep their files and logs.
+    #[arg(long)]
+    work_dir: PathBuf,
+    /// Leaves the cluster running.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// As a shell reports a process that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<ExitCode> {
+    let digits = digits::read(&args.digits)?;
+    let mut processes = Processes::new(&args.bin_dir, &args.work_dir)?;
+    let narrator = Narrator::start();
+    let ended = tokio::select! {
+        ended = play(narrator, &digits, &mut processes) => Some(ended),
+        () = interruption()? => None,
+    };
+    let is_kept = args.keep && matches!(ended, Some(Ok(_)));
+    if is_kept {
+        processes.keep();
+    } else {
+        processes.stop_all().await;
+    }
+    match ended {
+        None => {
+            narrator.say("interrupted: every process is stopped");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Some(Err(error)) => {
+            eprint!("{}", processes.last_words());
+            Err(error)
+        }
+        Some(Ok(verdict)) => {
+            verdict.print();
+            if is_kept {
+                print!("{}", processes.how_to_reach());
+            }
+            Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn play(narrator: Narrator, digits: &[Digit], processes: &mut Processes) -> Result<summary::Summary> {
+    Demo::start(narrator, digits, processes).await?.play().await
+}
+
+/// Resolves when somebody wants the demo to end.
+fn interruption() -> Result<impl Future<Output = ()>> {
+    let mut int = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
+    Ok(async move {
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
