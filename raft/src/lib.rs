@@ -8,10 +8,18 @@ mod codec;
 pub mod config;
 pub mod error;
 pub mod http;
+mod log_store;
 pub mod machine;
+mod machine_store;
 pub mod member;
 pub mod memory;
+#[cfg(test)]
+mod model;
+mod network;
+mod pipeline;
+mod recover;
 mod runtime;
+mod trail;
 pub mod transport;
 mod types;
 

@@ -1,0 +1,129 @@
+//! What a node's files say, put together before Raft starts: state machine, log and vote.
+//!
+//! The rows are taken when their position is in the log or below its beginning; else the newest snapshot is, else nothing,
+//! and openraft applies the committed rest of the log. A snapshot that was received and not yet installed at a crash counts:
+//! it holds committed state only, so whatever the log has at or above its end and contradicts it was never committed.
+
+use std::io;
+
+use ruvector_cluster_storage::Storage;
+use ruvector_cluster_storage::rows::RowsIter;
+
+use crate::error::StartError;
+use crate::log_store::LogStore;
+use crate::machine::{RestoreError, StateMachine};
+use crate::machine_store::{MachineStore, read_rows};
+use crate::trail::{Position, Trail, TrailError};
+
+/// A node's state, ready for Raft.
+pub(crate) struct Recovered {
+    pub(crate) log: LogStore,
+    pub(crate) machine: MachineStore,
+    pub(crate) trail: Trail,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RecoverError {
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Trail(#[from] TrailError),
+}
+
+impl From<RecoverError> for StartError {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Restore(error) => Self::Restore(error),
+            RecoverError::Trail(source) => Self::Storage { what: "store the state", source: source.into() },
+        }
+    }
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+) -> impl FnOnce(E) -> StartError {
+    move |source| StartError::Storage { what, source: source.into() }
+}
+
+/// Reads everything and brings the machine to where its files end.
+///
+/// # Errors
+/// When something is not understood or cannot be read.
+pub(crate) async fn recover(
+    storage: &mut Storage,
+    mut machine: Box<dyn StateMachine>,
+) -> Result<Recovered, StartError> {
+    let log =
+        LogStore::open(storage.wal.clone(), storage.vote.clone()).await.map_err(failed("read the vote"))?;
+    let snapshot = storage.snapshots.latest();
+    let mut base = None;
+    if let Some(image) = storage.image.take() {
+        let position = Position::decode(&image.position).map_err(failed("read the rows' position"))?;
+        if is_known(&log, &position).await.map_err(failed("read the log"))? {
+            base = Some((position, image.rows));
+        } else {
+            tracing::warn!(applied = image.applied, "the stored rows are not of this log; they are rebuilt");
+        }
+    }
+    let trail = Trail::new(storage.rows.clone(), base.as_ref().map_or(0, |(position, _)| position.index()));
+    let position = match (base, snapshot) {
+        (Some((position, rows)), _) => {
+            machine.restore(position.index(), position.time_ms, rows)?;
+            position
+        }
+        (None, Some(snapshot)) => {
+            let position =
+                Position::decode(&snapshot.meta).map_err(failed("read the snapshot's position"))?;
+            let rows = read_rows(&snapshot).await.map_err(failed("read the snapshot"))?;
+            rebuild(&trail, &position, machine.as_mut(), rows).await?;
+            position
+        }
+        (None, None) => {
+            let position = Position::default();
+            rebuild(&trail, &position, machine.as_mut(), Vec::new()).await?;
+            position
+        }
+    };
+    drop_contradicting_log(&log, &position).await.map_err(failed("truncate the log"))?;
+    machine.publish(position.index(), position.time_ms);
+    let machine = MachineStore::new(machine, position, storage.snapshots.clone(), trail.clone());
+    Ok(Recovered { log, machine, trail })
+}
+
+async fn rebuild(
+    trail: &Trail,
+    position: &Position,
+    machine: &mut dyn StateMachine,
+    rows: Vec<(Vec<u8>, bytes::Bytes)>,
+) -> Result<(), RecoverError> {
+    let install = || {
+        machine.restore(position.index(), position.time_ms, rows)?;
+        Ok::<RowsIter, RecoverError>(machine.rows())
+    };
+    trail.replace(position, install).await
+}
+
+/// Whether the log agrees with a position, or no longer reaches down to it.
+async fn is_known(log: &LogStore, position: &Position) -> io::Result<bool> {
+    let Some(applied) = position.applied else { return Ok(true) };
+    let purged = log.purged()?;
+    if purged.is_some_and(|purged| applied.index() < purged.index()) {
+        return Ok(false);
+    }
+    // Beyond the end of the log stands only what an installed snapshot brought.
+    Ok(log.log_id_at(applied.index()).await?.is_none_or(|known| known == applied))
+}
+
+async fn drop_contradicting_log(log: &LogStore, position: &Position) -> io::Result<()> {
+    let Some(applied) = position.applied else { return Ok(()) };
+    match log.log_id_at(applied.index()).await? {
+        Some(known) if known != applied => {
+            tracing::warn!(%applied, %known, "entries that contradict the installed snapshot were never committed; dropped");
+            log.reset(applied).await
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
