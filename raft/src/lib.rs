@@ -4,6 +4,7 @@
 //! them a meaning. No domain and no client API are known here, and no file is touched except through
 //! `ruvector-cluster-storage`.
 
+pub mod bootstrap;
 mod codec;
 pub mod config;
 pub mod error;
@@ -12,10 +13,13 @@ mod log_store;
 pub mod machine;
 mod machine_store;
 pub mod member;
+pub mod membership;
 pub mod memory;
 #[cfg(test)]
 mod model;
 mod network;
+pub mod node;
+mod peer;
 mod pipeline;
 mod recover;
 mod runtime;
@@ -23,7 +27,10 @@ mod trail;
 pub mod transport;
 mod types;
 
+pub use bootstrap::Phase;
 pub use config::{Compaction, NodeConfig, Timing};
 pub use error::{CallError, FatalError, MembershipError, ProposeError, ReadError, StartError};
 pub use machine::{Applied, RestoreError, StateMachine};
 pub use member::{Leadership, LeadershipState, Member, MemberInfo, MemberRole};
+pub use membership::Seat;
+pub use node::{AppHandler, Committed, Node, Status};

@@ -7,7 +7,7 @@
 //! behind what is durable.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt};
@@ -62,6 +62,7 @@ pub(crate) struct MachineStore {
     snapshots: SnapshotStore,
     trail: Trail,
     published: watch::Sender<Published>,
+    applied: watch::Sender<u64>,
 }
 
 impl MachineStore {
@@ -73,11 +74,17 @@ impl MachineStore {
         trail: Trail,
     ) -> Self {
         let published = watch::Sender::new(Published::of(&position));
-        Self { machine, position, snapshots, trail, published }
+        let applied = watch::Sender::new(position.index());
+        Self { machine, position, snapshots, trail, published, applied }
     }
 
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
+    }
+
+    /// The published index alone.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     fn apply_entry(&mut self, entry: &Entry, rows: &mut Vec<(Vec<u8>, Option<Bytes>)>) -> Outcome {
@@ -133,6 +140,7 @@ impl MachineStore {
     fn publish(&mut self) {
         self.machine.publish(self.position.index(), self.position.time_ms);
         self.published.send_replace(Published::of(&self.position));
+        self.applied.send_replace(self.position.index());
     }
 }
 

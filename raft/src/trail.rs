@@ -58,6 +58,8 @@ pub(crate) enum TrailError {
 struct Pending {
     rows: BTreeMap<Vec<u8>, Option<Bytes>>,
     position: Option<Position>,
+    /// The highest index ever handed over.
+    pushed: u64,
     /// Raised by each replacement; a batch of an older one is not written.
     replacement: u64,
 }
@@ -98,6 +100,7 @@ impl Trail {
     pub(crate) fn push(&self, rows: Vec<(Vec<u8>, Option<Bytes>)>, position: Position) {
         let mut pending = self.shared.lock();
         pending.rows.extend(rows);
+        pending.pushed = position.index();
         pending.position = Some(position);
         drop(pending);
         self.shared.changed.notify_one();
@@ -115,6 +118,7 @@ impl Trail {
             let mut pending = self.shared.lock();
             pending.rows.clear();
             pending.position = None;
+            pending.pushed = position.index();
             pending.replacement += 1;
         }
         rows.invalidate().await.map_err(TrailError::from)?;
@@ -137,11 +141,10 @@ impl Trail {
 
     /// Waits until everything handed over so far is on disk.
     pub(crate) async fn stored(&self) {
-        let target = self.shared.lock().position.as_ref().map(Position::index);
-        let Some(target) = target else { return };
+        let target = self.shared.lock().pushed;
         let mut stored = self.shared.stored.subscribe();
         // The sender lives in `self`, so that the wait cannot fail.
-        stored.wait_for(|stored| *stored >= target).await.map(drop).unwrap_or_default();
+        drop(stored.wait_for(|stored| *stored >= target).await);
     }
 
     async fn write_pending(&self, wal: &Wal) -> Result<(), TrailError> {

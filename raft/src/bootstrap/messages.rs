@@ -1,0 +1,69 @@
+//! What nodes say to each other before they are one cluster, and to join one.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::member::MemberInfo;
+use crate::types::Peer;
+
+/// Opaque bytes, as base64 in JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opaque(pub(crate) Bytes);
+
+impl Serialize for Opaque {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Opaque {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(|bytes| Self(bytes.into())).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) member: MemberInfo,
+    /// The cluster that its directory is bound to.
+    pub(crate) cluster_id: Option<String>,
+    /// How many founders it was told to expect.
+    pub(crate) bootstrap_expect: Option<usize>,
+    /// What founders must agree on.
+    pub(crate) settings: Opaque,
+}
+
+/// A first membership, to promise oneself to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proposal {
+    pub(crate) cluster_id: String,
+    pub(crate) proposer: u64,
+    pub(crate) members: BTreeMap<u64, Peer>,
+    pub(crate) settings: Opaque,
+}
+
+/// A node asks to be a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoinRequest {
+    pub(crate) member: MemberInfo,
+}
+
+/// What a node that was asked says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub(crate) enum JoinAnswer {
+    /// It is a member.
+    Joined { cluster_id: String },
+    /// Ask this one, where a leader is known.
+    Elsewhere { leader: Option<MemberInfo> },
+    /// It cannot, until an operator acts.
+    Refused { why: String },
+    /// Not now.
+    Later { why: String },
+}

@@ -1,0 +1,306 @@
+//! Who is a member, changed by the leader: taking in, promoting, removing, handing the lead over.
+//!
+//! A node that joins is a learner first. While there is room below `max_voters`, the leader promotes learners that have caught up,
+//! one at a time; one that replaces another takes its seat in the same joint change. A Raft id never comes back: a wiped directory
+//! has a new one, and its old name is free only once the old member is removed or replaced.
+//!
+//! Caveat: two leaders of different terms may both try; openraft lets one change be uncommitted at a time, and each is checked
+//! against the membership that it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+
+use crate::bootstrap::messages::JoinAnswer;
+use crate::error::MembershipError;
+use crate::member::{Leadership, Member, MemberInfo, MemberRole};
+use crate::node::{Core, Node};
+use crate::types::{Peer, TypeConfig};
+
+/// Between two looks at the learners.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A learner that lacks fewer entries than this has caught up: a fraction of a second of writes.
+const CAUGHT_UP_ENTRIES: u64 = 500;
+/// A member that answered within this time counts as reachable. Many heartbeats, so that a pause does not hide a node.
+const REACHABLE_MS: u64 = 1_000;
+/// How long a transfer of the lead may take.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a change may wait for its quorum.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which seat a learner shall get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// That of a voter, below `max_voters`.
+    Voter,
+    /// That of this member, in one joint change.
+    InsteadOf(u64),
+    /// It stays a learner.
+    Learner,
+}
+
+impl Node {
+    /// Takes a control node in, as a learner; it is promoted by itself once it has caught up and there is a seat. A member asked for
+    /// again gets the addresses and the seat named now.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn add_member(&self, member: MemberInfo, seat: Seat) -> Result<(), MembershipError> {
+        self.core.add(member, Some(seat)).await
+    }
+
+    /// Removes a member. Its process goes on, without a say.
+    ///
+    /// # Errors
+    /// [`MembershipError::QuorumLost`] where the reachable rest would be no quorum of what remains; and others.
+    pub async fn remove_member(&self, raft_id: u64) -> Result<(), MembershipError> {
+        let core = &self.core;
+        let _one = core.changing.lock().await;
+        core.must_lead()?;
+        let members = core.members();
+        let found = members.iter().find(|member| member.info.raft_id == raft_id);
+        let found = found.ok_or_else(|| MembershipError::UnknownMember { name: raft_id.to_string() })?;
+        let change = match found.role {
+            MemberRole::Learner => ChangeMembers::RemoveNodes(BTreeSet::from([raft_id])),
+            MemberRole::Voter => {
+                quorum_without(core.raft_id, &members, raft_id)?;
+                ChangeMembers::RemoveVoters(BTreeSet::from([raft_id]))
+            }
+        };
+        core.change(change).await
+    }
+
+    /// Hands the lead to a voter: the one named, else the one that is furthest. Returns when another node leads.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn transfer(&self, to: Option<u64>) -> Result<(), MembershipError> {
+        let core = &self.core;
+        core.must_lead()?;
+        let members = core.members();
+        let able = |member: &&Member| member.role == MemberRole::Voter && member.info.raft_id != core.raft_id;
+        let target = match to {
+            Some(raft_id) if raft_id == core.raft_id => return Ok(()),
+            Some(raft_id) => members.iter().filter(able).find(|member| member.info.raft_id == raft_id),
+            None => members
+                .iter()
+                .filter(able)
+                .filter(|member| member.last_contact_ms.is_some_and(|ms| ms <= REACHABLE_MS))
+                .max_by_key(|member| member.matched),
+        };
+        let not = |why: &str| MembershipError::NotTransferred { why: why.to_owned() };
+        let target = target.ok_or_else(|| not("there is no other voter that can be reached"))?.info.raft_id;
+        core.raft.trigger().transfer_leader(target).await.map_err(|_| MembershipError::Stopped)?;
+        let mut leadership = self.leadership();
+        let other = |state: &crate::member::LeadershipState| {
+            state.leader.as_ref().is_some_and(|leader| leader.raft_id != core.raft_id)
+        };
+        match tokio::time::timeout(TRANSFER_PATIENCE, leadership.wait_for(other)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(MembershipError::Stopped),
+            Err(_) => Err(not("the other node did not take over in time")),
+        }
+    }
+}
+
+fn quorum_without(own: u64, members: &[Member], removed: u64) -> Result<(), MembershipError> {
+    let remaining = || members.iter().filter(|m| m.role == MemberRole::Voter && m.info.raft_id != removed);
+    let reachable = |member: &&Member| {
+        member.info.raft_id == own || member.last_contact_ms.is_some_and(|ms| ms <= REACHABLE_MS)
+    };
+    let (total, reached) = (remaining().count(), remaining().filter(reachable).count());
+    if reached > total / 2 {
+        return Ok(());
+    }
+    let missing: Vec<&str> = remaining().filter(|m| !reachable(m)).map(|m| m.info.name.as_str()).collect();
+    let why = format!("{reached} of {total} remaining; no answer from [{}]", missing.join(", "));
+    Err(MembershipError::QuorumLost { why })
+}
+
+impl Core {
+    fn must_lead(&self) -> Result<Leadership, MembershipError> {
+        let state = self.leadership();
+        state.mine.ok_or(MembershipError::NotLeader { leader: state.leader })
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Peer>) -> Result<(), MembershipError> {
+        let changing = self.raft.change_membership(change, false);
+        match tokio::time::timeout(CHANGE_PATIENCE, changing).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(error))) => Err(refused(error, self.leader())),
+            Ok(Err(RaftError::Fatal(_))) => Err(MembershipError::Stopped),
+            Err(_) => Err(MembershipError::Unknown),
+        }
+    }
+
+    /// Without a seat named, a member keeps the one that it has.
+    async fn add(&self, member: MemberInfo, seat: Option<Seat>) -> Result<(), MembershipError> {
+        let _one = self.changing.lock().await;
+        self.must_lead()?;
+        let members = self.members();
+        let raft_id = member.raft_id;
+        let known = members.iter().find(|known| known.info.raft_id == raft_id);
+        let mut peer = Peer::new(member);
+        (peer.learner_only, peer.replaces) = match (seat, known) {
+            (None, Some(known)) => (known.learner_only, known.replaces),
+            (None | Some(Seat::Voter), _) => (false, None),
+            (Some(Seat::InsteadOf(replaced)), _) => (false, Some(replaced)),
+            (Some(Seat::Learner), _) => (true, None),
+        };
+        let replaced = |member: &Member| Some(member.info.raft_id) == peer.replaces;
+        if let Some(Seat::InsteadOf(unknown)) = seat
+            && !members.iter().any(replaced)
+        {
+            return Err(MembershipError::UnknownMember { name: unknown.to_string() });
+        }
+        let same_name = |m: &&Member| m.info.name == peer.name && m.info.raft_id != raft_id;
+        if let Some(taken) = members.iter().filter(same_name).find(|member| !replaced(member)) {
+            return Err(MembershipError::NameTaken { name: peer.name, raft_id: taken.info.raft_id });
+        }
+        match known {
+            None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(raft_id, peer)]))).await,
+            Some(known)
+                if known.info == peer.info(raft_id)
+                    && known.learner_only == peer.learner_only
+                    && known.replaces == peer.replaces =>
+            {
+                Ok(())
+            }
+            // The Raft id is that of the data directory, so that it is the same node, under another address perhaps.
+            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(raft_id, peer)]))).await,
+        }
+    }
+
+    /// Answers a node that asks to join.
+    pub(crate) async fn take_in(&self, member: MemberInfo) -> JoinAnswer {
+        let Some(cluster_id) = self.links.cluster_id() else {
+            return JoinAnswer::Later { why: "it belongs to no cluster yet".to_owned() };
+        };
+        match self.add(member, None).await {
+            Ok(()) => JoinAnswer::Joined { cluster_id },
+            Err(MembershipError::NotLeader { leader }) => {
+                JoinAnswer::Elsewhere { leader: leader.filter(|leader| leader.raft_id != self.raft_id) }
+            }
+            Err(error @ MembershipError::NameTaken { .. }) => JoinAnswer::Refused { why: error.to_string() },
+            Err(error) => JoinAnswer::Later { why: error.to_string() },
+        }
+    }
+}
+
+fn refused(error: ClientWriteError<TypeConfig>, leader: Option<MemberInfo>) -> MembershipError {
+    match error {
+        ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_) => {
+            MembershipError::NotLeader { leader }
+        }
+        ClientWriteError::LogEntryDiscarded(_) => MembershipError::Unknown,
+        ClientWriteError::ChangeMembershipError(error) => match error {
+            ChangeMembershipError::LearnerNotFound(missing) => {
+                MembershipError::UnknownMember { name: missing.node_id.to_string() }
+            }
+            ChangeMembershipError::EmptyMembership(_) => {
+                MembershipError::QuorumLost { why: "no voter would remain".to_owned() }
+            }
+            ChangeMembershipError::InProgress(_)
+            | ChangeMembershipError::UncommittedLeaderLog(_)
+            | ChangeMembershipError::UnsupportedMembershipTransition(_)
+            | ChangeMembershipError::NodeMetadataChanged(_) => MembershipError::InProgress,
+        },
+    }
+}
+
+/// Promotes learners while this node leads.
+pub(crate) async fn run(core: Arc<Core>) {
+    let mut leadership = core.leadership_watch();
+    loop {
+        if leadership.wait_for(|state| state.mine.is_some()).await.is_err() {
+            return;
+        }
+        if let Some(change) = next_promotion(&core.members(), core.config.max_voters) {
+            let _one = core.changing.lock().await;
+            if let Err(error) = core.change(change).await {
+                tracing::debug!(%error, "a learner is not promoted yet");
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The first learner that has caught up and for which there is a seat.
+fn next_promotion(members: &[Member], max_voters: usize) -> Option<ChangeMembers<u64, Peer>> {
+    let voters: BTreeMap<u64, &Member> =
+        members.iter().filter(|m| m.role == MemberRole::Voter).map(|m| (m.info.raft_id, m)).collect();
+    let furthest = voters.values().filter_map(|voter| voter.matched).max()?;
+    let ready = |member: &&Member| {
+        member.role == MemberRole::Learner
+            && !member.learner_only
+            && member.last_contact_ms.is_some_and(|ms| ms <= REACHABLE_MS)
+            && member.matched.is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= furthest)
+    };
+    for learner in members.iter().filter(ready) {
+        let promoted = ChangeMembers::AddVoterIds(BTreeSet::from([learner.info.raft_id]));
+        match learner.replaces.filter(|replaced| voters.contains_key(replaced)) {
+            Some(replaced) => {
+                let removed = ChangeMembers::RemoveVoters(BTreeSet::from([replaced]));
+                return Some(ChangeMembers::Batch(vec![promoted, removed]));
+            }
+            None if voters.len() < max_voters => return Some(promoted),
+            None => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(raft_id: u64, role: MemberRole, matched: u64) -> Member {
+        let info = MemberInfo {
+            name: format!("n{raft_id}"),
+            raft_id,
+            client_url: String::new(),
+            peer_url: String::new(),
+        };
+        Member {
+            info,
+            role,
+            learner_only: false,
+            replaces: None,
+            matched: Some(matched),
+            last_contact_ms: Some(5),
+        }
+    }
+
+    #[test]
+    fn a_learner_is_promoted_once_it_has_caught_up_and_there_is_a_seat() {
+        let mut members = vec![member(1, MemberRole::Voter, 10_000), member(2, MemberRole::Learner, 10)];
+        assert_eq!(next_promotion(&members, 5), None);
+        members[1].matched = Some(9_900);
+        assert_eq!(next_promotion(&members, 5), Some(ChangeMembers::AddVoterIds([2].into())));
+        assert_eq!(next_promotion(&members, 1), None);
+        members[1].learner_only = true;
+        assert_eq!(next_promotion(&members, 5), None);
+    }
+
+    #[test]
+    fn a_replacement_takes_the_seat_in_one_change() {
+        let mut members = vec![member(1, MemberRole::Voter, 10), member(2, MemberRole::Learner, 10)];
+        members[1].replaces = Some(1);
+        let both =
+            vec![ChangeMembers::AddVoterIds([2].into()), ChangeMembers::RemoveVoters(BTreeSet::from([1]))];
+        assert_eq!(next_promotion(&members, 1), Some(ChangeMembers::Batch(both)));
+    }
+
+    #[test]
+    fn a_removal_that_would_cost_the_quorum_is_refused() {
+        let mut members: Vec<_> = (1..=3).map(|id| member(id, MemberRole::Voter, 10)).collect();
+        quorum_without(1, &members, 3).unwrap();
+        members[1].last_contact_ms = None;
+        quorum_without(1, &members, 2).unwrap();
+        let lost = quorum_without(1, &members, 3).unwrap_err();
+        assert!(lost.to_string().contains("1 of 2 remaining; no answer from [n2]"), "{lost}");
+    }
+}

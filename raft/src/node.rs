@@ -1,0 +1,479 @@
+//! A control node: openraft, its files and its peers behind one handle.
+//!
+//! Tasks: openraft's own; the writer of rows; one that brings the node into its cluster; one that tells who leads; one that places
+//! reads; one that promotes learners while this node leads. All live in the node's [`Scope`] and end with it.
+//!
+//! Invariants: a proposal is answered as failed only when nothing was appended; whatever was appended and has no outcome is
+//! unknown. `mine` is set only while this node holds every acknowledged write. A fatal error is told once and nothing is
+//! answered after it.
+
+mod propose;
+mod reads;
+mod watch_leader;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{Raft, SnapshotPolicy};
+use ruvector_cluster_storage::{SnapshotStore, Space, Storage, Wal};
+use tokio::sync::{Semaphore, watch};
+
+use crate::bootstrap::messages::{Hello, Opaque};
+use crate::bootstrap::promise::Founding;
+use crate::bootstrap::{self, Phase, with_port};
+use crate::codec;
+use crate::config::NodeConfig;
+use crate::error::{CallError, FatalError, StartError};
+use crate::machine::StateMachine;
+use crate::machine_store::{MachineStore, Published};
+use crate::member::{LeadershipState, Member, MemberInfo, MemberRole};
+use crate::network::{Links, Network};
+use crate::peer::PeerService;
+use crate::recover::recover;
+use crate::runtime::Scope;
+use crate::trail::Trail;
+use crate::transport::{Listening, RpcKind, Transport, TransportError};
+use crate::types::{Peer, TypeConfig};
+
+pub use propose::Committed;
+
+/// Proposals that may wait for their outcome at once; more are refused, so that a slow disk shows as an error and not as a
+/// growing queue.
+const IN_FLIGHT_PROPOSALS: usize = 8_192;
+/// How long a stopping node tries to have its rows written; they are only a cache.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Answers what the same layer on another control node asks by [`Node::call`].
+#[async_trait]
+pub trait AppHandler: Send + Sync + 'static {
+    /// Answers one message of the control node with that Raft id.
+    async fn handle(&self, from_raft_id: u64, body: Bytes) -> Bytes;
+}
+
+/// How Raft stands on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    pub state: &'static str,
+    /// The highest term seen.
+    pub term: u64,
+    /// The last entry of the log.
+    pub last_log: Option<u64>,
+    /// Known here to be committed.
+    pub committed: Option<u64>,
+    /// Published to readers.
+    pub applied: u64,
+    /// The newest snapshot.
+    pub snapshot: Option<u64>,
+    /// Dropped from the log.
+    pub purged: Option<u64>,
+    /// Who leads.
+    pub leader: Option<MemberInfo>,
+    /// The disk of the log is full.
+    pub disk_full: bool,
+}
+
+/// What a node's tasks share.
+pub(crate) struct Core {
+    pub(crate) config: NodeConfig,
+    pub(crate) raft_id: u64,
+    pub(crate) raft: Raft<TypeConfig, MachineStore>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) founding: Founding,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) app: Arc<dyn AppHandler>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Under which id this node would found a cluster; drawn once a run, so that repeating a proposal writes nothing.
+    pub(crate) draft_cluster_id: String,
+    /// One change of the membership at a time is asked for from here.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    info: MemberInfo,
+    peer_addr: SocketAddr,
+    leadership: watch::Sender<LeadershipState>,
+    applied: watch::Receiver<u64>,
+    published: watch::Receiver<Published>,
+    fatal: watch::Sender<Option<FatalError>>,
+    stopping: watch::Sender<bool>,
+    in_flight: Semaphore,
+    reads: reads::Reads,
+    trail: Trail,
+    files: Mutex<Option<Files>>,
+    wal: Wal,
+    space: watch::Receiver<Space>,
+}
+
+/// What must go when the node ends, so that its directory and port are free.
+struct Files {
+    _listening: Listening,
+    _storage: Storage,
+}
+
+/// A running control node. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) core: Arc<Core>,
+}
+
+fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
+    let (timing, compaction) = (&config.timing, &config.compaction);
+    let raft = openraft::Config {
+        cluster_name: "ruvector-cluster".to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        install_snapshot_timeout: timing.snapshot_timeout_ms,
+        max_payload_entries: 1_024,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every_entries),
+        max_in_snapshot_log_to_keep: compaction.keep_entries,
+        replication_lag_threshold: compaction.snapshot_every_entries * 2 + compaction.keep_entries,
+        // A follower that restarts is back within tens of milliseconds; a dead one costs two attempts a second.
+        backoff: "20ms 40ms 80ms ..500ms".to_owned(),
+        enable_pre_vote: Some(true),
+        // A leader that lost its tail at a power failure must not resume its term.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        ..openraft::Config::default()
+    };
+    raft.validate().map_err(|error| StartError::Config { key: "timing", why: error.to_string() })
+}
+
+fn storage_failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+) -> impl FnOnce(E) -> StartError {
+    move |source| StartError::Storage { what, source: source.into() }
+}
+
+fn call_failed(error: TransportError) -> CallError {
+    match error {
+        // A refusal comes before the message is acted on.
+        TransportError::Unreachable { .. } | TransportError::Refused { .. } => CallError::Unreachable(error),
+        TransportError::NoAnswer { .. } => CallError::NoAnswer(error),
+    }
+}
+
+impl Node {
+    /// Starts on open files and returns; finding the cluster goes on in the background (see [`Node::phase`]).
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub async fn start(
+        config: NodeConfig,
+        mut storage: Storage,
+        machine: Box<dyn StateMachine>,
+        transport: Arc<dyn Transport>,
+        app: Arc<dyn AppHandler>,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let raft_config = Arc::new(raft_config(&config)?);
+        let identity = storage.identity.get();
+        let recovered = recover(&mut storage, machine).await?;
+        let service = Arc::new(PeerService::default());
+        let listening = transport.listen(config.listen_peer, service.clone()).await;
+        let listening =
+            listening.map_err(|source| StartError::Listen { addr: config.listen_peer, source })?;
+        let info = MemberInfo {
+            name: config.name.clone(),
+            raft_id: identity.raft_id,
+            client_url: config.client_url.clone(),
+            peer_url: with_port(&config.peer_url, listening.addr),
+        };
+        let links = Links::new(transport, identity.raft_id, identity.cluster_id);
+        let scope = Scope::new(config.seed);
+        let (published, applied) = (recovered.machine.published(), recovered.machine.applied());
+        let network = Network::new(links.clone());
+        let starting = Raft::new(identity.raft_id, raft_config, network, recovered.log, recovered.machine);
+        let raft = scope.enter(starting).await.map_err(storage_failed("start the consensus core"))?;
+        let (settings, diff) = (config.bootstrap_settings.clone(), config.settings_diff.clone());
+        let (identity_file, promise) = (storage.identity.clone(), storage.promise.clone());
+        let founding = Founding::open(identity.raft_id, settings, diff, identity_file, promise).await;
+        let (reads, read_requests) = reads::Reads::new();
+        let core = Arc::new(Core {
+            raft_id: identity.raft_id,
+            raft,
+            links,
+            founding: founding.map_err(storage_failed("read the promise"))?,
+            snapshots: storage.snapshots.clone(),
+            app,
+            phase: watch::Sender::new(Phase::Waiting { why: "starting".to_owned() }),
+            draft_cluster_id: format!("{:016x}{:016x}", scope.draw(), scope.draw()),
+            changing: tokio::sync::Mutex::new(()),
+            info,
+            peer_addr: listening.addr,
+            leadership: watch::Sender::new(LeadershipState::default()),
+            applied,
+            published,
+            fatal: watch::Sender::new(None),
+            stopping: watch::Sender::new(false),
+            in_flight: Semaphore::new(IN_FLIGHT_PROPOSALS),
+            reads,
+            trail: recovered.trail,
+            wal: storage.wal.clone(),
+            space: storage.wal.space(),
+            files: Mutex::new(Some(Files { _listening: listening, _storage: storage })),
+            scope,
+            config,
+        });
+        service.set(core.clone());
+        core.spawn_tasks(read_requests);
+        Ok(Self { core })
+    }
+
+    /// The random id of its data directory.
+    #[must_use]
+    pub fn raft_id(&self) -> u64 {
+        self.core.raft_id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.core.config.name
+    }
+
+    /// What it tells others about itself.
+    #[must_use]
+    pub fn info(&self) -> MemberInfo {
+        self.core.info()
+    }
+
+    /// Where it listens for control nodes.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.core.peer_addr
+    }
+
+    /// Its cluster, once it belongs to one.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<String> {
+        self.core.links.cluster_id()
+    }
+
+    /// Where it is on its way into a cluster.
+    #[must_use]
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.core.phase.subscribe()
+    }
+
+    /// Who leads, as far as this node knows.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<LeadershipState> {
+        self.core.leadership.subscribe()
+    }
+
+    /// The index that readers see.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.core.applied.clone()
+    }
+
+    /// All members of the newest membership that this node has, by Raft id.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        self.core.members()
+    }
+
+    /// How Raft stands here.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let metrics = self.core.raft.metrics().borrow_watched().clone();
+        let index = |log_id: Option<crate::types::LogId>| log_id.map(|log_id| log_id.index());
+        let state = match metrics.state {
+            openraft::ServerState::Leader => "leader",
+            openraft::ServerState::Follower => "follower",
+            openraft::ServerState::Candidate => "candidate",
+            openraft::ServerState::Learner => "learner",
+            openraft::ServerState::Shutdown => "shutdown",
+        };
+        Status {
+            state,
+            term: metrics.current_term,
+            last_log: metrics.last_log_index,
+            committed: index(metrics.cluster_committed),
+            applied: *self.core.applied.borrow(),
+            snapshot: index(metrics.snapshot),
+            purged: index(metrics.purged),
+            leader: self.core.leader(),
+            disk_full: *self.core.space.borrow() == Space::Full,
+        }
+    }
+
+    /// The body of `GET /v1/hello`: who this node is, for those that know its client address alone. JSON.
+    #[must_use]
+    pub fn hello(&self) -> Bytes {
+        serde_json::to_vec(&self.core.hello()).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// Resolves when this node must stop: nothing it says can be relied on any longer.
+    pub async fn fatal(&self) -> FatalError {
+        let mut fatal = self.core.fatal.subscribe();
+        match fatal.wait_for(Option::is_some).await.map(|error| error.clone()) {
+            Ok(Some(error)) => error,
+            // The sender lives in `core`, which this handle holds.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Asks who listens for control nodes at `peer_url`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn identify(&self, peer_url: &str, timeout: Duration) -> Result<MemberInfo, CallError> {
+        let links = &self.core.links;
+        let asked =
+            links.transport().rpc(peer_url, RpcKind::Hello, links.envelope(None), Bytes::new(), timeout);
+        let answer = asked.await.map_err(call_failed)?;
+        let hello: Hello = codec::decode("hello", &answer).map_err(|error| {
+            CallError::NoAnswer(TransportError::NoAnswer {
+                peer: peer_url.to_owned(),
+                why: error.to_string(),
+            })
+        })?;
+        Ok(hello.member)
+    }
+
+    /// Asks the same layer on another member.
+    ///
+    /// # Errors
+    /// [`CallError`]; it tells whether the message may have been acted on.
+    pub async fn call(&self, to_raft_id: u64, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        let core = &self.core;
+        if to_raft_id == core.raft_id {
+            return Ok(core.app.handle(core.raft_id, body).await);
+        }
+        let peer = core.links.peer(to_raft_id).ok_or(CallError::UnknownMember { raft_id: to_raft_id })?;
+        let envelope = core.links.envelope(Some(to_raft_id));
+        let answer = core.links.transport().rpc(&peer.peer_url, RpcKind::App, envelope, body, timeout).await;
+        answer.map_err(|error| match error {
+            // A refusal comes before the message is acted on.
+            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
+                CallError::Unreachable(error)
+            }
+            TransportError::NoAnswer { .. } => CallError::NoAnswer(error),
+        })
+    }
+
+    /// Hands leadership over where it can, then ends everything; the directory is free when this returns.
+    pub async fn shutdown(&self) {
+        let core = &self.core;
+        if self.leadership().borrow().mine.is_some()
+            && let Err(error) = self.transfer(None).await
+        {
+            tracing::info!(%error, "stopping without handing over");
+        }
+        core.stopping.send_replace(true);
+        if let Err(error) = core.raft.shutdown().await {
+            tracing::warn!(%error, "the consensus core ended badly");
+        }
+        if tokio::time::timeout(STORE_PATIENCE, core.trail.stored()).await.is_err() {
+            tracing::warn!("the rows are not up to date; the next start takes longer");
+        }
+        if let Err(error) = core.wal.close().await {
+            tracing::warn!(%error, "the log was not closed");
+        }
+        self.abort();
+    }
+
+    /// Ends everything at once, as a crash would: nothing more is written or answered.
+    pub fn abort(&self) {
+        self.core.stopping.send_replace(true);
+        self.core.scope.end();
+        self.core.files.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Core {
+    fn spawn_tasks(self: &Arc<Self>, read_requests: reads::Requests) {
+        let core = self.clone();
+        self.scope.spawn(async move {
+            let error = core.trail.run(core.wal.clone()).await;
+            core.stop_with(FatalError::Storage(error.to_string()));
+        });
+        self.scope.spawn(watch_leader::run(self.clone()));
+        self.scope.spawn(reads::run(self.clone(), read_requests));
+        self.scope.spawn(crate::membership::run(self.clone()));
+        self.scope.spawn(bootstrap::run(self.clone()));
+    }
+
+    pub(crate) fn info(&self) -> MemberInfo {
+        self.info.clone()
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            member: self.info(),
+            cluster_id: self.links.cluster_id(),
+            bootstrap_expect: self.config.bootstrap_expect,
+            settings: Opaque(self.config.bootstrap_settings.clone()),
+        }
+    }
+
+    pub(crate) fn leader(&self) -> Option<MemberInfo> {
+        self.leadership.borrow().leader.clone()
+    }
+
+    pub(crate) fn leadership(&self) -> LeadershipState {
+        self.leadership.borrow().clone()
+    }
+
+    pub(crate) fn leadership_watch(&self) -> watch::Receiver<LeadershipState> {
+        self.leadership.subscribe()
+    }
+
+    /// Tells once why this node must stop.
+    pub(crate) fn stop_with(&self, error: FatalError) {
+        if *self.stopping.borrow() {
+            return;
+        }
+        tracing::error!(node = self.config.name, %error, "this control node must stop");
+        self.fatal.send_if_modified(|fatal| fatal.is_none() && fatal.replace(error).is_none());
+    }
+
+    /// This node as the newest membership describes it.
+    pub(crate) fn own_entry(&self) -> Option<Peer> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&self.raft_id).cloned()
+    }
+
+    pub(crate) fn is_member(&self) -> bool {
+        self.own_entry().is_some()
+    }
+
+    /// Starts Raft with a first membership. Doing it again does nothing.
+    pub(crate) async fn initialize(&self, members: BTreeMap<u64, Peer>) -> Result<(), FatalError> {
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(FatalError::Core(error.to_string())),
+        }
+    }
+
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        let matched = |raft_id: u64| {
+            let replication = metrics.replication.as_ref()?;
+            replication.get(&raft_id).copied().flatten().map(|log_id| log_id.index())
+        };
+        let last_contact = |raft_id: u64| {
+            let heard = (*metrics.heartbeat.as_ref()?.get(&raft_id)?)?;
+            u64::try_from(openraft::Instant::elapsed(&*heard).as_millis()).ok()
+        };
+        let describe = |(raft_id, peer): (&u64, &Peer)| Member {
+            info: peer.info(*raft_id),
+            role: if voters.contains(raft_id) { MemberRole::Voter } else { MemberRole::Learner },
+            learner_only: peer.learner_only,
+            replaces: peer.replaces,
+            matched: matched(*raft_id),
+            last_contact_ms: last_contact(*raft_id),
+        };
+        membership.nodes().map(describe).collect()
+    }
+}
