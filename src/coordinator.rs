@@ -5,6 +5,14 @@
 //! under which it was decided. Nothing here is remembered between two decisions but [`Soft`]: a new leader goes on from
 //! committed state alone.
 
+mod decide;
+mod driver;
 mod soft;
+mod verdicts;
 
+pub use decide::{Decision, Scope, decide};
+pub use driver::{Control, Coordinator, HeartbeatError};
 pub use soft::{Now, Progress, Soft, SoftNode};
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ pub mod config;
 pub mod coordinator;
 pub mod liveness;
 pub mod metadata;
+pub mod migration;
 pub mod placement;
 
 pub use ruvector_cluster_client as client;

@@ -164,9 +164,9 @@ impl Liveness {
         self.nodes.insert(node.clone(), NodeLease::counted_from(incarnation, now_ms));
     }
 
-    /// The node was removed.
-    pub fn observe_removal(&mut self, node: &NodeId) {
-        self.nodes.remove(node);
+    /// Forgets runs that are not registered any more.
+    pub fn retain(&mut self, is_registered: impl Fn(&NodeId, Incarnation) -> bool) {
+        self.nodes.retain(|node, lease| is_registered(node, lease.incarnation));
     }
 
     /// A heartbeat, after its read-index round.

@@ -11,6 +11,7 @@ use ruvector_cluster_client::wire::{HeartbeatRequest, HeldShard, Phase, Report};
 use serde::{Deserialize, Serialize};
 
 use crate::liveness::Liveness;
+use crate::metadata::Metadata;
 
 /// The two clocks, read once for a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +138,32 @@ impl Soft {
         progress.bytes_done = Some(bytes_done);
         progress.bytes_total = report.bytes_total.or(progress.bytes_total);
         progress.changed_boot_ms = boot_ms;
+    }
+
+    /// Takes in what the replicated state says: registrations made elsewhere, nodes and migrations that went or moved on.
+    pub fn observe_state(&mut self, metadata: &Metadata, boot_ms: u64) {
+        // A name that was removed and came back counts its runs anew.
+        let is_known = |node: &NodeId, run| metadata.node(node).is_some_and(|row| row.incarnation >= run);
+        self.nodes.retain(|node, said| is_known(node, said.incarnation));
+        self.liveness.retain(is_known);
+        for row in metadata.nodes() {
+            self.observe_registration(&row.id, row.incarnation, boot_ms);
+        }
+        self.progress.retain(|id, _| metadata.migration(*id).is_some_and(|row| !row.phase.is_ended()));
+        for row in metadata.active_migrations() {
+            let fresh = |known: Option<&Progress>| Progress {
+                phase: row.phase,
+                updated_ms: row.updated_ms,
+                bytes_done: known.and_then(|known| known.bytes_done),
+                bytes_total: known.and_then(|known| known.bytes_total),
+                bytes_per_s: known.map_or(0, |known| known.bytes_per_s),
+                changed_boot_ms: boot_ms,
+            };
+            let known = self.progress.get(&row.id);
+            if known.is_none_or(|known| known.phase != row.phase || known.updated_ms != row.updated_ms) {
+                self.progress.insert(row.id, fresh(known));
+            }
+        }
     }
 
     /// Forgets what a node held under an older run or name.

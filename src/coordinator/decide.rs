@@ -1,0 +1,228 @@
+//! From state, soft state and time to commands: one pure function.
+
+use std::collections::BTreeSet;
+
+use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_client::wire::{Intent, MigrationKind, Move};
+
+use super::soft::{Now, Soft};
+use super::verdicts::Verdicts;
+use crate::metadata::{Change, Command, MAX_BATCH, Metadata, NewMigration, NodeRow};
+use crate::migration::{self, Parties, Slots};
+use crate::placement::{PlanOptions, Planned, Purpose, planned};
+
+/// Most bytes that the changes of one command are taken to have (DESIGN.md section 7, "Batches").
+const MAX_BATCH_BYTES: usize = 256 * 1024;
+
+/// Bytes of a change's JSON but its node ids, at most.
+const CHANGE_BYTES: usize = 240;
+
+/// Shards are first assigned once no node has joined for so many heartbeat intervals.
+const SETTLED_INTERVALS: u64 = 2;
+
+/// Shards are first assigned at the latest so long after the first node joined.
+const MAX_SETTLING_MS: u64 = 10_000;
+
+/// How much is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Verdicts, failovers and the steps of migrations: what can't wait. Costs what is down or moving.
+    Urgent,
+    /// All. Costs a walk over the whole state.
+    Whole,
+}
+
+/// What is to be proposed, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Each at most [`MAX_BATCH`] changes.
+    pub commands: Vec<Command>,
+    /// For [`Soft::levelling`]; none where it was not looked at.
+    pub levelling: Option<bool>,
+}
+
+/// Decides. Pure: the same state, soft state and time give the same commands; and none, once nothing is to be done.
+pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decision {
+    let Some(founded) = metadata.founded() else { return Decision::default() };
+    let verdicts = Verdicts::due(metadata, soft, now);
+    let mut changes = verdicts.changes(metadata, soft);
+    changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));
+    let mut levelling = None;
+    if scope == Scope::Whole {
+        // Log time may be ahead of this leader's clock.
+        let now_ms = now.wall_ms.max(metadata.log_time_ms());
+        changes.extend(intents(metadata, now_ms));
+        changes.extend(strays(metadata, soft));
+        let may_assign = is_settled(metadata, founded.settings.heartbeat_interval_ms, now_ms);
+        let may_migrate = !metadata.paused() && !Slots::wanted(metadata).is_full();
+        if may_assign || may_migrate {
+            let planned = plan(metadata, soft, now_ms);
+            levelling = Some(planned.is_levelling);
+            if may_assign {
+                changes.extend(assignments(metadata, &planned));
+            }
+            if may_migrate {
+                changes.extend(migrations(metadata, &planned, now_ms));
+            }
+        }
+    }
+    Decision { commands: batches(changes), levelling }
+}
+
+fn plan(metadata: &Metadata, soft: &Soft, now_ms: u64) -> Planned {
+    let policy = metadata.policy();
+    let purpose = Purpose::Automatic { levelling: soft.levelling };
+    let options =
+        PlanOptions { now_ms, purpose, strategy: policy.strategy, max_moves: None, assume_draining: None };
+    planned(metadata, soft, policy, &options)
+}
+
+/// Drains that are complete and maintenances that are over.
+fn intents(metadata: &Metadata, now_ms: u64) -> Vec<Change> {
+    let change = |row: &NodeRow| match row.intent {
+        Intent::Draining => {
+            let is_empty = metadata.roles_of(&row.id).next().is_none();
+            is_empty.then(|| Change::Drained { node: row.id.clone() })
+        }
+        Intent::Maintenance => {
+            let is_over = row.maintenance_until_ms.is_some_and(|until_ms| until_ms <= now_ms);
+            is_over.then(|| Change::MaintenanceOver { node: row.id.clone() })
+        }
+        Intent::Schedulable | Intent::Drained => None,
+    };
+    metadata.nodes().filter_map(change).collect()
+}
+
+/// Copies held and not assigned, of shards that have all they want in sync.
+fn strays(metadata: &Metadata, soft: &Soft) -> Vec<Change> {
+    let wanted = metadata.replication_factor().min(metadata.num_nodes());
+    let mut changes = Vec::new();
+    for (node, said) in &soft.nodes {
+        if !metadata.node(node).is_some_and(|row| row.incarnation == said.incarnation && !row.is_down()) {
+            continue;
+        }
+        // Both ascend, so that one walk finds what is held and not assigned.
+        let mut assigned = metadata.roles_of(node).map(|(shard, _)| shard).peekable();
+        for held in said.held.keys() {
+            while assigned.next_if(|shard| shard < held).is_some() {}
+            if assigned.peek() == Some(held) {
+                continue;
+            }
+            let Some(shard) = metadata.shard(*held) else { continue };
+            let is_whole = shard.in_sync.len() >= wanted
+                && shard.full_copies().all(|copy| shard.in_sync.contains(copy) && metadata.is_alive(copy));
+            if is_whole && shard.primary.is_some() && !shard.founding && !shard.lost {
+                changes.push(Change::Retire { shard: *held, node: node.clone(), if_epoch: shard.epoch });
+            }
+        }
+    }
+    changes
+}
+
+/// Whether shards without copies may get theirs: no node has joined lately, or the first has waited long enough.
+fn is_settled(metadata: &Metadata, heartbeat_interval_ms: u64, now_ms: u64) -> bool {
+    if metadata.shard_counts().unassigned == 0 {
+        return false;
+    }
+    let joined = || metadata.nodes().map(|node| node.joined_ms);
+    let (Some(first_ms), Some(last_ms)) = (joined().min(), joined().max()) else { return false };
+    let settling_ms = heartbeat_interval_ms.saturating_mul(SETTLED_INTERVALS);
+    now_ms >= last_ms.saturating_add(settling_ms) || now_ms >= first_ms.saturating_add(MAX_SETTLING_MS)
+}
+
+fn assignments(metadata: &Metadata, planned: &Planned) -> Vec<Change> {
+    let change = |(id, copies): &(ShardId, Vec<NodeId>)| {
+        let shard = metadata.shard(*id)?;
+        let (primary, replicas) = copies.split_first()?;
+        Some(Change::Assign {
+            shard: *id,
+            if_epoch: shard.epoch,
+            primary: primary.clone(),
+            replicas: replicas.to_vec(),
+        })
+    };
+    planned.assigned.iter().filter_map(change).collect()
+}
+
+/// The plan's moves that find free slots: of each shard the first only, and none of a shard that failed a moment ago.
+/// Primaries are levelled once no copy is on its way any more, so that none is handed over twice.
+fn migrations(metadata: &Metadata, planned: &Planned, now_ms: u64) -> Vec<Change> {
+    let waits = migration::retry_waits(metadata);
+    let mut slots = Slots::wanted(metadata);
+    let mut seen = BTreeSet::new();
+    let copies = |kind: MigrationKind| matches!(kind, MigrationKind::Move | MigrationKind::Add);
+    let is_moving = planned.plan.moves.iter().any(|step| copies(step.kind))
+        || metadata.active_migrations().any(|row| copies(row.kind));
+    let mut changes = Vec::new();
+    for (place, step) in planned.plan.moves.iter().enumerate() {
+        if slots.is_full() {
+            break;
+        }
+        let is_first = seen.insert(step.shard);
+        let waits = waits.get(&step.shard).is_some_and(|until_ms| now_ms < *until_ms);
+        let too_early = place >= planned.forced && step.kind == MigrationKind::Promote && is_moving;
+        if is_first && !waits && !too_early {
+            changes.extend(migrate(metadata, step, &mut slots));
+        }
+    }
+    changes
+}
+
+fn migrate(metadata: &Metadata, step: &Move, slots: &mut Slots) -> Option<Change> {
+    let shard = metadata.shard(step.shard)?;
+    let parties = Parties { shard, kind: step.kind, from: step.from.as_ref(), to: step.to.as_ref() };
+    slots.try_take(parties).then(|| {
+        Change::Migrate(NewMigration {
+            shard: step.shard,
+            kind: Some(step.kind),
+            from: step.from.clone(),
+            to: step.to.clone(),
+            if_epoch: Some(shard.epoch),
+            reason: step.reason.clone(),
+        })
+    })
+}
+
+/// Cuts changes into commands.
+fn batches(changes: Vec<Change>) -> Vec<Command> {
+    let mut batches: Vec<Vec<Change>> = Vec::new();
+    let mut bytes = 0;
+    for change in changes {
+        let size = size_bytes(&change);
+        match batches.last_mut() {
+            Some(batch) if batch.len() < MAX_BATCH && bytes + size <= MAX_BATCH_BYTES => {
+                bytes += size;
+                batch.push(change);
+            }
+            Some(_) | None => {
+                bytes = size;
+                batches.push(vec![change]);
+            }
+        }
+    }
+    batches.into_iter().map(|changes| Command::Coordinate { changes }).collect()
+}
+
+/// An upper bound of a change's bytes in a command.
+fn size_bytes(change: &Change) -> usize {
+    let text = match change {
+        Change::Down { node, .. }
+        | Change::Alive { node, .. }
+        | Change::Retire { node, .. }
+        | Change::Drained { node }
+        | Change::MaintenanceOver { node }
+        | Change::Failover { to: node, .. } => node.as_str().len(),
+        Change::Assign { primary, replicas, .. } => {
+            replicas.iter().chain([primary]).map(|node| node.as_str().len() + 3).sum()
+        }
+        Change::Migrate(ask) => {
+            let nodes = ask.from.iter().chain(&ask.to).map(|node| node.as_str().len());
+            nodes.sum::<usize>() + ask.reason.len()
+        }
+        Change::Step { step, .. } => match step {
+            crate::metadata::Step::TakeBack { error } | crate::metadata::Step::Abort { error } => error.len(),
+            crate::metadata::Step::Start | crate::metadata::Step::CutOver => 0,
+        },
+    };
+    CHANGE_BYTES + text
+}

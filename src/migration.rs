@@ -1,0 +1,271 @@
+//! The next step of each migration (DESIGN.md section 7). Pure.
+//!
+//! Data nodes complete phases by their reports; what is left to the leader is decided here: queued migrations start where there
+//! are free slots, a hand-over is cut over once the old primary's lease for the shard is over, and taken back when its target is
+//! gone, and whatever makes no progress is aborted. Slots are counted from rows and never stored, so that a new leader counts the
+//! same.
+//!
+//! Invariant: at most one step for a migration in one decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase, RebalancePolicy};
+
+use crate::coordinator::{Now, Soft};
+use crate::metadata::{Change, Metadata, MigrationRow, ShardRow, Step};
+
+/// After the first failure a shard is left alone for so long; each further one doubles it.
+const FIRST_RETRY_MS: u64 = 1_000;
+
+/// The longest that a shard is left alone after failures.
+const LAST_RETRY_MS: u64 = 300_000;
+
+/// Who answers, as it will be once the verdicts that are being decided are committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Answering<'a> {
+    /// The state.
+    pub metadata: &'a Metadata,
+    /// Nodes about to be committed down.
+    pub going_down: &'a BTreeSet<NodeId>,
+    /// Nodes about to be committed alive.
+    pub returning: &'a BTreeSet<NodeId>,
+}
+
+impl Answering<'_> {
+    /// Whether the node is alive then.
+    pub fn is_alive(&self, node: &NodeId) -> bool {
+        !self.going_down.contains(node) && (self.returning.contains(node) || self.metadata.is_alive(node))
+    }
+}
+
+/// Which migrations may run at once.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    max: Limits,
+    all: u32,
+    into: BTreeMap<NodeId, u32>,
+    out: BTreeMap<NodeId, u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    all: u32,
+    into: u32,
+    out: u32,
+}
+
+/// Who copies what from whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Parties<'a> {
+    /// The shard.
+    pub shard: &'a ShardRow,
+    /// What is done.
+    pub kind: MigrationKind,
+    /// Who gives.
+    pub from: Option<&'a NodeId>,
+    /// Who takes.
+    pub to: Option<&'a NodeId>,
+}
+
+impl<'a> Parties<'a> {
+    fn of(row: &'a MigrationRow, shard: &'a ShardRow) -> Self {
+        Self { shard, kind: row.kind, from: row.from.as_ref(), to: row.to.as_ref() }
+    }
+
+    /// From whom chunks are pulled, and by whom; none where nothing is copied.
+    fn copying(&self) -> Option<(&'a NodeId, &'a NodeId)> {
+        match self.kind {
+            MigrationKind::Move | MigrationKind::Add => {
+                let giver = self.from.filter(|from| self.shard.in_sync.contains(from));
+                Some((giver.or(self.shard.primary.as_ref())?, self.to?))
+            }
+            MigrationKind::Promote | MigrationKind::Remove => None,
+        }
+    }
+}
+
+impl Slots {
+    /// The slots that running migrations leave free.
+    pub fn taken(metadata: &Metadata) -> Self {
+        let mut slots = Self::empty(metadata.policy());
+        let running = metadata.active_migrations().filter(|row| row.phase != Phase::Queued);
+        slots.fill(metadata, running);
+        slots
+    }
+
+    /// The slots that running and queued migrations leave free.
+    pub fn wanted(metadata: &Metadata) -> Self {
+        let mut slots = Self::empty(metadata.policy());
+        slots.fill(metadata, metadata.active_migrations());
+        slots
+    }
+
+    fn empty(policy: &RebalancePolicy) -> Self {
+        let max =
+            Limits { all: policy.max_migrations, into: policy.max_in_per_node, out: policy.max_out_per_node };
+        Self { max, all: 0, into: BTreeMap::new(), out: BTreeMap::new() }
+    }
+
+    fn fill<'a>(&mut self, metadata: &Metadata, rows: impl Iterator<Item = &'a MigrationRow>) {
+        for row in rows {
+            if let Some(shard) = metadata.shard(row.shard) {
+                self.take(Parties::of(row, shard));
+            }
+        }
+    }
+
+    fn take(&mut self, parties: Parties<'_>) {
+        self.all += 1;
+        if let Some((giver, taker)) = parties.copying() {
+            *self.out.entry(giver.clone()).or_default() += 1;
+            *self.into.entry(taker.clone()).or_default() += 1;
+        }
+    }
+
+    /// Whether all slots are taken.
+    pub fn is_full(&self) -> bool {
+        self.all >= self.max.all
+    }
+
+    /// Takes the slots that `parties` need, if they are free.
+    pub fn try_take(&mut self, parties: Parties<'_>) -> bool {
+        let used = |of: &BTreeMap<NodeId, u32>, node: &NodeId| of.get(node).copied().unwrap_or(0);
+        let has_room = parties.copying().is_none_or(|(giver, taker)| {
+            used(&self.out, giver) < self.max.out && used(&self.into, taker) < self.max.into
+        });
+        let is_free = has_room && !self.is_full();
+        if is_free {
+            self.take(parties);
+        }
+        is_free
+    }
+}
+
+/// The steps that are due. Ascending by migration.
+pub fn steps(answering: &Answering<'_>, soft: &Soft, now: Now) -> Vec<Change> {
+    let metadata = answering.metadata;
+    let mut slots = Slots::taken(metadata);
+    let step = |row: &MigrationRow| {
+        let shard = metadata.shard(row.shard)?;
+        let step = match row.phase {
+            Phase::Queued => start(answering, row, shard, &mut slots)?,
+            Phase::Preparing | Phase::Copying | Phase::Admitting => give_up(answering, row, soft, now)?,
+            Phase::HandingOver => hand_over(answering, row, shard, soft, now)?,
+            Phase::Done | Phase::Aborted => return None,
+        };
+        Some(Change::Step { migration: row.id, if_epoch: row.epoch, if_phase: row.phase, step })
+    };
+    metadata.active_migrations().filter_map(step).collect()
+}
+
+fn abort(error: impl Into<String>) -> Option<Step> {
+    Some(Step::Abort { error: error.into() })
+}
+
+fn start(answering: &Answering<'_>, row: &MigrationRow, shard: &ShardRow, slots: &mut Slots) -> Option<Step> {
+    if !shard.primary.as_ref().is_some_and(|primary| answering.is_alive(primary)) {
+        // A failover is due and settles it, or the shard waits for a copy to come back.
+        return None;
+    }
+    if let Some(why) = obstacle(answering, row, shard) {
+        return abort(why);
+    }
+    slots.try_take(Parties::of(row, shard)).then_some(Step::Start)
+}
+
+/// Why a queued migration can't start any more.
+fn obstacle(answering: &Answering<'_>, row: &MigrationRow, shard: &ShardRow) -> Option<&'static str> {
+    let to = row.to.as_ref();
+    if to.is_some_and(|to| !answering.is_alive(to)) {
+        return Some("the target is down");
+    }
+    let from_role = row.from.as_ref().and_then(|from| shard.role_of(from));
+    let to_role = to.and_then(|to| shard.role_of(to));
+    let node = to.and_then(|to| answering.metadata.node(to));
+    let is_readmitted = row.kind == MigrationKind::Add && to.is_some_and(|to| shard.learners.contains(to));
+    match row.kind {
+        MigrationKind::Move if from_role.is_none() => Some("the giver has no copy any more"),
+        MigrationKind::Move | MigrationKind::Add if is_readmitted => {
+            let is_emptied =
+                node.is_some_and(|node| matches!(node.intent, Intent::Draining | Intent::Drained));
+            is_emptied.then_some("the target is being emptied")
+        }
+        MigrationKind::Move | MigrationKind::Add if to_role.is_some() => {
+            Some("the target has a copy already")
+        }
+        MigrationKind::Move | MigrationKind::Add => {
+            let is_deleting = to.is_some_and(|to| answering.metadata.retiring_row(shard.id, to).is_some());
+            let takes = node.is_some_and(|node| node.intent == Intent::Schedulable && node.capacity.0 > 0);
+            (is_deleting || !takes).then_some("the target takes no copy")
+        }
+        MigrationKind::Promote => {
+            let is_fit =
+                to.is_some_and(|to| shard.in_sync.contains(to) && shard.primary.as_ref() != Some(to));
+            let gives = row.from == shard.primary;
+            (!is_fit || !gives).then_some("primaryship can't go that way any more")
+        }
+        MigrationKind::Remove => {
+            let is_gone = from_role.is_none() || row.from == shard.primary;
+            is_gone.then_some("the copy is gone, or leads")
+        }
+    }
+}
+
+fn give_up(answering: &Answering<'_>, row: &MigrationRow, soft: &Soft, now: Now) -> Option<Step> {
+    if row.to.as_ref().is_some_and(|to| !answering.is_alive(to)) {
+        return abort("the target is down");
+    }
+    let progress = soft.progress.get(&row.id)?;
+    let idle_ms = now.boot_ms.saturating_sub(progress.changed_boot_ms);
+    let timeout_ms = answering.metadata.policy().phase_timeout_ms;
+    if idle_ms < timeout_ms {
+        return None;
+    }
+    abort(format!("no progress for {idle_ms} ms"))
+}
+
+fn hand_over(
+    answering: &Answering<'_>,
+    row: &MigrationRow,
+    shard: &ShardRow,
+    soft: &Soft,
+    now: Now,
+) -> Option<Step> {
+    let primary = shard.primary.as_ref()?;
+    if !answering.is_alive(primary) {
+        // A failover is due and settles it.
+        return None;
+    }
+    let is_fit = row.to.as_ref().is_some_and(|to| shard.in_sync.contains(to) && answering.is_alive(to));
+    if !is_fit {
+        return Some(Step::TakeBack { error: "the target is down or no longer in sync".to_owned() });
+    }
+    let taken = row.taken_revision?;
+    soft.liveness.is_lease_over_below(primary, taken, now.boot_ms).then_some(Step::CutOver)
+}
+
+/// Shards whose last migrations by the coordinator failed, and until when (milliseconds since 1970) they are left alone.
+pub fn retry_waits(metadata: &Metadata) -> BTreeMap<ShardId, u64> {
+    let mut failures: BTreeMap<ShardId, (u32, u64)> = BTreeMap::new();
+    for row in metadata.migrations().filter(|row| !row.by_operator) {
+        match row.phase {
+            Phase::Aborted => {
+                let entry = failures.entry(row.shard).or_default();
+                *entry = (entry.0 + 1, row.updated_ms);
+            }
+            Phase::Done => {
+                failures.remove(&row.shard);
+            }
+            Phase::Queued | Phase::Preparing | Phase::Copying | Phase::Admitting | Phase::HandingOver => {}
+        }
+    }
+    let wait_ms = |failures: u32| {
+        let doubled = FIRST_RETRY_MS.checked_shl(failures.saturating_sub(1).min(20)).unwrap_or(LAST_RETRY_MS);
+        doubled.min(LAST_RETRY_MS)
+    };
+    failures
+        .into_iter()
+        .map(|(shard, (count, at_ms))| (shard, at_ms.saturating_add(wait_ms(count))))
+        .collect()
+}
