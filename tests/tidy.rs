@@ -40,12 +40,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("placement", &["metadata"]),
     ("migration", &["metadata"]),
     ("coordinator", &["metadata", "liveness", "placement", "migration", "machine", "metrics", "proposer"]),
+    ("config", &["metadata"]),
     ("machine", &["metadata"]),
     ("metrics", &[]),
     ("proposer", &["metadata", "machine", "metrics"]),
     ("api", &["metadata", "placement", "coordinator", "machine", "metrics", "proposer"]),
-    ("server", &["metadata", "liveness", "coordinator", "machine", "metrics", "proposer", "api"]),
-    ("cli", &["metadata", "server"]),
+    ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
+    ("cli", &["config"]),
 ];
 
 /// The modules of src that hold no I/O of any kind, and the exceptions within.
