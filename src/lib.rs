@@ -4,8 +4,11 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod liveness;
+pub mod machine;
 pub mod metadata;
+pub mod metrics;
 pub mod migration;
 pub mod placement;
+pub mod proposer;
 
 pub use ruvector_cluster_client as client;

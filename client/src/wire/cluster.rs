@@ -64,6 +64,9 @@ pub struct ClusterView {
     pub replication_factor: u32,
     /// Length of a data node's lease.
     pub lease_ms: u64,
+    /// With `?state_hash=true`: a hash of this control node's replicated rows, equal on all at equal revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_hash: Option<String>,
 }
 
 /// The worst that holds of the cluster.

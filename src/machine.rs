@@ -1,0 +1,86 @@
+//! The replicated state as raft/ drives it: bytes in, [`Metadata`] inside, an immutable copy out after each batch.
+//!
+//! One task applies; readers take the published copy without locks. What watches tell is noted when it is applied, as it then
+//! was, so that a watcher who is behind still sees each state.
+//!
+//! An entry that this build does not understand stops the process: to skip it would make this copy differ from the others.
+
+mod changes;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ruvector_cluster_raft::{Applied, RestoreError, StateMachine};
+use tokio::sync::watch;
+
+use crate::metadata::{COMMAND_VERSION, Envelope, Metadata, RowChange, RowsError, apply};
+use crate::proposer;
+
+pub use changes::{ChangeLog, Compacted, Logged};
+
+/// Drives [`Metadata`].
+pub struct Machine {
+    state: Metadata,
+    published: watch::Sender<Arc<Metadata>>,
+    changes: Arc<ChangeLog>,
+}
+
+impl Machine {
+    /// An empty state, its readers' end, and the log of its changes.
+    pub fn new() -> (Self, watch::Receiver<Arc<Metadata>>, Arc<ChangeLog>) {
+        let state = Metadata::new();
+        let (published, reader) = watch::channel(Arc::new(state.clone()));
+        let changes = Arc::new(ChangeLog::default());
+        (Self { state, published, changes: changes.clone() }, reader, changes)
+    }
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, index: u64, time_ms: u64, command: &[u8]) -> Applied {
+        let envelope: Envelope = match proposer::decode(command) {
+            Ok(envelope) => envelope,
+            Err(error) => panic!("log entry {index} is not understood ({error}): run the newest version"),
+        };
+        assert!(
+            envelope.version <= COMMAND_VERSION,
+            "log entry {index} has version {}, this build knows {COMMAND_VERSION}: run the newest version",
+            envelope.version
+        );
+        let applied = apply(&mut self.state, index, time_ms, &envelope);
+        self.changes.note(&self.state, &applied.changes);
+        let outcome = proposer::encode(&applied.outcome).expect("an outcome is plain data with string keys");
+        let rows = applied.rows.into_iter().map(|RowChange { key, value }| (key, value.map(Bytes::from)));
+        Applied { outcome, rows: rows.collect() }
+    }
+
+    fn publish(&mut self, _applied: u64, _time_ms: u64) {
+        self.published.send_replace(Arc::new(self.state.clone()));
+    }
+
+    fn rows(&self) -> Box<dyn Iterator<Item = (Vec<u8>, Bytes)> + Send> {
+        Box::new(self.state.to_rows().map(|(key, value)| (key, Bytes::from(value))))
+    }
+
+    fn restore(
+        &mut self,
+        _applied: u64,
+        _time_ms: u64,
+        rows: Vec<(Vec<u8>, Bytes)>,
+    ) -> Result<(), RestoreError> {
+        self.state = Metadata::from_rows(rows).map_err(restore_error)?;
+        self.changes.forget_before(&self.state);
+        Ok(())
+    }
+}
+
+fn restore_error(error: RowsError) -> RestoreError {
+    let row = match &error {
+        RowsError::Format { key, .. }
+        | RowsError::Key { key }
+        | RowsError::Malformed { key, .. }
+        | RowsError::Orphan { key } => key.clone(),
+    };
+    RestoreError { row, why: error.to_string() }
+}
