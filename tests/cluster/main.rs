@@ -1,5 +1,7 @@
 //! The built binaries as processes: what a cluster promises, while control nodes and data nodes are killed and paused.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
 #[path = "../support/harness.rs"]
 mod support;
 

@@ -1,7 +1,6 @@
 //! No two copies of a shard share a rack while racks suffice, at every revision watched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use ruvector_cluster::client::ids::{NodeId, Revision, ShardId};
 use ruvector_cluster::client::wire::{Health, HealthStatus, Intent, Node, NodeStatus, Shard};
@@ -74,7 +73,12 @@ async fn no_two_copies_share_a_rack_while_racks_suffice() {
         if node.status == NodeStatus::Down { Ok(()) } else { Err(format!("{node:?}")) }
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_for("its primaries to move", DEADLINE, async || {
+        let map = cluster.map().await;
+        let left = map.shards.iter().filter(|shard| shard.primary.as_ref() == Some(silent.id())).count();
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
     silent.speak();
     let end = wait_for_rest(&cluster, 7).await;
 

@@ -3,6 +3,7 @@
 //! Tests wait for conditions, never for a time; every wait has a deadline and says what it waited for. What the
 //! processes logged is printed when a test fails.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 #![allow(dead_code, unused_imports, reason = "every test binary that includes this uses another part of it")]
 #![allow(unreachable_pub, reason = "a module of test binaries, which have no outside")]
 

@@ -52,7 +52,7 @@ impl Answer {
 impl Api {
     /// The API behind `addr` (`host:port`).
     pub fn new(addr: &str) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap();
         Self { http, base: format!("http://{addr}") }
     }
 

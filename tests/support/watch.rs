@@ -103,7 +103,7 @@ async fn follow(apis: Vec<Api>, seen: Arc<Mutex<Seen>>) {
 async fn read_stream(api: &Api, from: Option<Revision>, seen: &Mutex<Seen>) -> Result<(), reqwest::Error> {
     let query = from.map(|from| format!("?from={from}")).unwrap_or_default();
     // The client of Api has a timeout, which an endless stream must not have.
-    let http = reqwest::Client::new();
+    let http = reqwest::Client::builder().no_proxy().build()?;
     let response = http.get(format!("{}/v1/watch{query}", api.base())).send().await?.error_for_status()?;
     let mut stream = response.bytes_stream();
     let mut pending = String::new();
