@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{Core, Node};
 use crate::codec;
 use crate::error::ReadError;
+use crate::member::Leadership;
 use crate::transport::RpcKind;
 
 /// Rounds at once.
@@ -52,6 +53,17 @@ impl Node {
         let (send, answer) = oneshot::channel();
         self.core.reads.send.send(send).await.map_err(|_| ReadError::Stopped)?;
         answer.await.unwrap_or(Err(ReadError::Stopped))
+    }
+
+    /// As [`Node::read_index`], and says so only when it was this node, leading in that very term, that a quorum confirmed: the
+    /// new leader of a later term has an entry of its own at or below the index, which would then be published here.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `NoLeader` also when another leadership was confirmed.
+    pub async fn confirm(&self, leadership: Leadership) -> Result<u64, ReadError> {
+        let index = self.read_index().await?;
+        let term = self.core.published.borrow().term;
+        if term == leadership.term { Ok(index) } else { Err(ReadError::NoLeader) }
     }
 }
 
