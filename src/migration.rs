@@ -237,6 +237,10 @@ fn hand_over(
         // A failover is due and settles it.
         return None;
     }
+    if row.to.as_ref().is_some_and(|to| answering.going_down.contains(to)) {
+        // The verdict takes it back in its own command.
+        return None;
+    }
     let is_fit = row.to.as_ref().is_some_and(|to| shard.in_sync.contains(to) && answering.is_alive(to));
     if !is_fit {
         return Some(Step::TakeBack { error: "the target is down or no longer in sync".to_owned() });

@@ -193,7 +193,7 @@ impl Coordinator {
 }
 
 /// Takes a confirmed heartbeat in; the answer, and what was granted.
-fn observe_heartbeat(
+pub(super) fn observe_heartbeat(
     metadata: &Metadata,
     soft: &mut Soft,
     node: &NodeId,
