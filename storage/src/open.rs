@@ -14,6 +14,8 @@ use crate::vote::{SlotError, Slots, VoteFile, slot_names};
 use crate::wal::{Wal, WalError, WalOptions};
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 /// How to open a directory.
