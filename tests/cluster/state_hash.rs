@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{ControlCluster, DEADLINE, ScriptedNode, wait_for};
 
-/// The revision that control node `node` has applied, and the digest of all its rows there.
+/// The revision that control node `node` has applied, and the hash of what is replicated there.
 async fn digest_of(cluster: &ControlCluster, node: usize) -> Result<(u64, String), String> {
     let view: Value = cluster.api(node).get_as("/v1/cluster?consistency=stale&state_hash=true").await?;
     let revision = view["revision"].as_u64().ok_or_else(|| view.to_string())?;
