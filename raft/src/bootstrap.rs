@@ -173,7 +173,7 @@ fn peer_url_of(seed: &str) -> Option<String> {
 }
 
 /// Asks a member, and the leader it names, to be taken in.
-async fn join(core: &Core, running: &Hello) -> Result<(), Hindrance> {
+async fn join(core: &Arc<Core>, running: &Hello) -> Result<(), Hindrance> {
     let Some(cluster_id) = &running.cluster_id else { return wait("no cluster runs") };
     if let Some(bound) = core.founding.cluster_id()
         && bound != *cluster_id
@@ -184,9 +184,7 @@ async fn join(core: &Core, running: &Hello) -> Result<(), Hindrance> {
         );
         return Err(Hindrance::Fatal(FatalError::Refused(why)));
     }
-    if core.founding.adopt(cluster_id).await? {
-        core.links.set_cluster_id(cluster_id.clone());
-    }
+    core.adopt(cluster_id).await?;
     let mut asked = running.member.clone();
     // A member that does not lead names the leader; one more hop is enough, or the next look around begins anew.
     for _ in 0..2 {
@@ -253,9 +251,8 @@ async fn found(core: &Arc<Core>, seeds: Seeds) -> Result<(), Hindrance> {
     let settings = Opaque(core.config.bootstrap_settings.clone());
     let proposal = Proposal { cluster_id, proposer: core.raft_id, members: founders, settings };
     gather_promises(core, &proposal).await?;
-    core.founding.promise(proposal.clone()).await?;
-    if core.founding.adopt(&proposal.cluster_id).await? {
-        core.links.set_cluster_id(proposal.cluster_id.clone());
+    core.promise(proposal.clone()).await?;
+    if core.adopt(&proposal.cluster_id).await? {
         core.initialize(proposal.members).await.map_err(Hindrance::Fatal)?;
     }
     wait("starting the cluster")

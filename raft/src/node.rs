@@ -24,8 +24,8 @@ use openraft::{Raft, SnapshotPolicy};
 use ruvector_cluster_storage::{SnapshotStore, Space, Storage, Wal};
 use tokio::sync::{Semaphore, watch};
 
-use crate::bootstrap::messages::{Hello, Opaque};
-use crate::bootstrap::promise::Founding;
+use crate::bootstrap::messages::{Hello, Opaque, Proposal};
+use crate::bootstrap::promise::{Founding, PromiseError};
 use crate::bootstrap::{self, Phase, with_port};
 use crate::codec;
 use crate::config::NodeConfig;
@@ -435,6 +435,26 @@ impl Core {
         self.fatal.send_if_modified(|fatal| fatal.is_none() && fatal.replace(error).is_none());
     }
 
+    /// As [`Founding::promise`], to its end even when whoever asked goes away: a save that is dropped half way is final.
+    pub(crate) async fn promise(self: &Arc<Self>, proposal: Proposal) -> Result<(), PromiseError> {
+        let core = self.clone();
+        let saving = self.scope.spawn(async move { core.founding.promise(proposal).await });
+        saving.await.unwrap_or_else(|_| Err(PromiseError::Storage("it is stopping".to_owned())))
+    }
+
+    /// As [`Founding::adopt`], to its end; tells whether this node belongs to that cluster now.
+    pub(crate) async fn adopt(self: &Arc<Self>, cluster_id: &str) -> Result<bool, PromiseError> {
+        let (core, cluster_id) = (self.clone(), cluster_id.to_owned());
+        let saving = self.scope.spawn(async move {
+            let adopted = core.founding.adopt(&cluster_id).await?;
+            if adopted {
+                core.links.set_cluster_id(cluster_id);
+            }
+            Ok(adopted)
+        });
+        saving.await.unwrap_or_else(|_| Err(PromiseError::Storage("it is stopping".to_owned())))
+    }
+
     /// This node as the newest membership describes it.
     pub(crate) fn own_entry(&self) -> Option<Peer> {
         let metrics = self.raft.server_metrics();
@@ -477,3 +497,6 @@ impl Core {
         membership.nodes().map(describe).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,11 +47,8 @@ impl PeerService {
         match core.links.cluster_id() {
             Some(own) if own == theirs => Ok(core),
             Some(_) => Err(Refusal::WrongCluster),
-            None => match core.founding.adopt(theirs).await {
-                Ok(true) => {
-                    core.links.set_cluster_id(theirs.to_owned());
-                    Ok(core)
-                }
+            None => match core.adopt(theirs).await {
+                Ok(true) => Ok(core),
                 Ok(false) => Err(Refusal::WrongCluster),
                 Err(error) => Err(Refusal::Unable(error.to_string())),
             },
@@ -84,7 +81,7 @@ impl PeerHandler for PeerService {
             RpcKind::Hello => answer(kind, &core.hello()),
             RpcKind::Promise => {
                 let proposal: Proposal = question(kind, &body)?;
-                core.founding.promise(proposal).await.map_err(unable)?;
+                core.promise(proposal).await.map_err(unable)?;
                 answer(kind, &())
             }
             RpcKind::Join => {

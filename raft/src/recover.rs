@@ -56,13 +56,14 @@ pub(crate) async fn recover(
     let log =
         LogStore::open(storage.wal.clone(), storage.vote.clone()).await.map_err(failed("read the vote"))?;
     let snapshot = storage.snapshots.latest();
-    let mut base = None;
+    let (mut base, mut unusable) = (None, false);
     if let Some(image) = storage.image.take() {
         let position = Position::decode(&image.position).map_err(failed("read the rows' position"))?;
         if is_known(&log, &position).await.map_err(failed("read the log"))? {
             base = Some((position, image.rows));
         } else {
             tracing::warn!(applied = image.applied, "the stored rows are not of this log; they are rebuilt");
+            unusable = true;
         }
     }
     let trail = Trail::new(storage.rows.clone(), base.as_ref().map_or(0, |(position, _)| position.index()));
@@ -80,7 +81,11 @@ pub(crate) async fn recover(
         }
         (None, None) => {
             let position = Position::default();
-            rebuild(&trail, &position, machine.as_mut(), Vec::new()).await?;
+            if unusable {
+                rebuild(&trail, &position, machine.as_mut(), Vec::new()).await?;
+            } else {
+                machine.restore(0, 0, Vec::new())?;
+            }
             position
         }
     };

@@ -76,8 +76,13 @@ impl Node {
         let Ok(_permit) = core.in_flight.try_acquire() else { return Err(ProposeError::Overloaded) };
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(core.config.timing.propose_timeout_ms);
+        let mut stopping = core.stopping.subscribe();
         loop {
-            match self.attempt(fence, command.clone(), deadline).await {
+            let attempt = tokio::select! {
+                attempt = self.attempt(fence, command.clone(), deadline) => attempt,
+                _ = stopping.wait_for(|stopping| *stopping) => Attempt::Failed(ProposeError::Unknown),
+            };
+            match attempt {
                 Attempt::Done(committed) => return Ok(committed),
                 Attempt::Failed(error) => return Err(error),
                 Attempt::LeaseExpired if begun.elapsed() < LEASE_PATIENCE => {

@@ -52,7 +52,11 @@ impl Node {
         }
         let (send, answer) = oneshot::channel();
         self.core.reads.send.send(send).await.map_err(|_| ReadError::Stopped)?;
-        answer.await.unwrap_or(Err(ReadError::Stopped))
+        let mut stopping = self.core.stopping.subscribe();
+        tokio::select! {
+            answer = answer => answer.unwrap_or(Err(ReadError::Stopped)),
+            _ = stopping.wait_for(|stopping| *stopping) => Err(ReadError::Stopped),
+        }
     }
 
     /// As [`Node::read_index`], and says so only when it was this node, leading in that very term, that a quorum confirmed: the

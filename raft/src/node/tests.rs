@@ -1,0 +1,7 @@
+//! Clusters in one process, over the in-memory network and over real sockets.
+
+mod cluster;
+mod founding;
+mod life;
+
+use cluster::{Cluster, eventually};

@@ -1,0 +1,130 @@
+use super::*;
+use crate::bootstrap::Phase;
+use crate::error::FatalError;
+use crate::member::MemberRole;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_found_one_cluster_in_any_order_of_starting() {
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        let mut cluster = Cluster::in_memory(3);
+        cluster.start_all(&order).await;
+        cluster.put("a", "1").await;
+        cluster.converge("a", "1").await;
+        let ids: Vec<_> = cluster.running().map(|(_, node)| node.cluster_id().unwrap()).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] == pair[1]));
+        let members = cluster.node(0).members();
+        assert_eq!(members.iter().filter(|member| member.role == MemberRole::Voter).count(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_found_one_cluster_over_sockets() {
+    let mut cluster = Cluster::over_http(3);
+    cluster.start_all(&[1, 0, 2]).await;
+    cluster.put("a", "1").await;
+    cluster.converge("a", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_seeds_is_a_cluster_at_once() {
+    let mut cluster = Cluster::in_memory(1);
+    cluster.adjust = |_, config| config.seeds.clear();
+    cluster.start(0).await;
+    cluster.put("a", "1").await;
+    cluster.stop(0).await;
+    cluster.start(0).await;
+    assert_eq!(cluster.get(0, "a").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_starts_before_all_expected_nodes_are_there() {
+    let mut cluster = Cluster::in_memory(3);
+    cluster.start_all(&[0, 1]).await;
+    eventually(
+        "it says for whom it waits",
+        async || matches!(&*cluster.node(0).phase().borrow(), Phase::Waiting { why } if why.contains("7002")),
+    )
+    .await;
+    assert!(cluster.running().all(|(_, node)| node.cluster_id().is_none()));
+    cluster.start(2).await;
+    cluster.put("a", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_that_disagree_are_named_and_nothing_starts() {
+    let mut cluster = Cluster::in_memory(2);
+    cluster.adjust = |at, config| {
+        if at == 1 {
+            config.bootstrap_settings = "65".into();
+        }
+    };
+    cluster.start_all(&[0, 1]).await;
+    eventually("the flag is named", async || {
+        matches!(&*cluster.node(0).phase().borrow(), Phase::Waiting { why }
+            if why == "flags disagree with n1: num-shards is 64 here, 65 there")
+    })
+    .await;
+    assert!(cluster.running().all(|(_, node)| node.cluster_id().is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_while_founding_is_resumed() {
+    for seed in 0..6 {
+        let mut cluster = Cluster::in_memory(3);
+        cluster.start_all(&[0, 1, 2]).await;
+        for step in 0..4 {
+            tokio::time::sleep(std::time::Duration::from_millis(20 * seed % 7 + 10 * step)).await;
+            let at = usize::try_from((seed + step) % 3).unwrap();
+            cluster.crash(at, seed);
+            cluster.start(at).await;
+        }
+        cluster.put("a", "1").await;
+        cluster.converge("a", "1").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_node_joins_a_running_cluster_and_is_promoted() {
+    let mut cluster = Cluster::in_memory(3);
+    cluster.start_all(&[0, 1, 2]).await;
+    cluster.put("a", "1").await;
+    cluster.start(3).await;
+    eventually("the fourth votes", async || {
+        cluster.node(0).members().iter().filter(|member| member.role == MemberRole::Voter).count() == 4
+    })
+    .await;
+    assert_eq!(cluster.get(3, "a").await.as_deref(), Some("1"));
+    assert_eq!(*cluster.node(3).phase().borrow(), Phase::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_max_voters_a_node_stays_a_learner() {
+    let mut cluster = Cluster::in_memory(3);
+    cluster.adjust = |_, config| config.max_voters = 3;
+    cluster.start_all(&[0, 1, 2]).await;
+    cluster.put("a", "1").await;
+    cluster.start(3).await;
+    cluster.converge("a", "1").await;
+    let fourth = cluster.node(3).raft_id();
+    let role =
+        |member: &crate::member::Member| member.info.raft_id == fourth && member.role == MemberRole::Learner;
+    assert!(cluster.node(0).members().iter().any(role));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_is_refused_under_its_old_name_until_the_old_one_is_removed() {
+    let mut cluster = Cluster::in_memory(3);
+    cluster.start_all(&[0, 1, 2]).await;
+    cluster.put("a", "1").await;
+    let old = cluster.node(2).raft_id();
+    cluster.crash(2, 1);
+    cluster.members.remove(&2);
+    cluster.start(2).await;
+    let FatalError::Refused(why) = cluster.node(2).fatal().await else { panic!("not refused") };
+    assert!(why.contains("the name n2 is taken") && why.contains("DELETE /v1/members/n2"), "{why}");
+    cluster.crash(2, 1);
+    let leader = cluster.leader().await;
+    cluster.node(leader).remove_member(old).await.unwrap();
+    cluster.start(2).await;
+    cluster.converge("a", "1").await;
+}
