@@ -4,6 +4,7 @@
 //! Two control nodes that applied the same entries hold equal states, byte for byte in their rows.
 
 mod apply;
+pub mod check;
 mod command;
 mod cow;
 mod migration;
@@ -26,3 +27,6 @@ pub use rows::RowsError;
 pub use settings::Settings;
 pub use shard::{RetiringRow, ShardRow};
 pub use state::{EventRow, Founded, Metadata};
+
+#[cfg(test)]
+mod tests;

@@ -17,10 +17,14 @@ mod tx;
 
 use ruvector_cluster_client::ids::{MigrationId, NodeId, Revision, ShardId};
 
+use super::check::check_applied;
 use super::command::{Answer, Change, Command, Envelope, Outcome, Rejection, RejectionCode};
 use super::rows;
 use super::state::Metadata;
 use tx::Tx;
+
+pub(super) use commit::KEPT as KEPT_ENDED;
+pub(super) use remember::KEPT as KEPT_REQUESTS;
 
 /// Most changes, migrations or reports of one command (DESIGN.md section 7, "Batches").
 pub const MAX_BATCH: usize = 1_000;
@@ -71,6 +75,17 @@ pub enum Changed {
 
 /// Applies the entry at `index`, stamped `time_ms` by the leader that proposed it. Entries come once each, ascending.
 pub fn apply(state: &mut Metadata, index: u64, time_ms: u64, envelope: &Envelope) -> Applied {
+    if !cfg!(debug_assertions) {
+        return apply_unchecked(state, index, time_ms, envelope);
+    }
+    let before = state.clone();
+    let applied = apply_unchecked(state, index, time_ms, envelope);
+    let violations = check_applied(&before, state, &envelope.command, &applied);
+    assert!(violations.is_empty(), "{violations:?} after {envelope:?}");
+    applied
+}
+
+fn apply_unchecked(state: &mut Metadata, index: u64, time_ms: u64, envelope: &Envelope) -> Applied {
     state.head.log_time_ms = state.head.log_time_ms.max(time_ms);
     if let Some(outcome) = remember::earlier_outcome(state, envelope) {
         return Applied { outcome, rows: vec![rows::head(state)], changes: Vec::new() };

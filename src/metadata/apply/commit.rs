@@ -138,10 +138,13 @@ impl Tx<'_> {
             }
             for (shard, role) in self.state.roles_of(node) {
                 touch(&mut touched, node, shard);
-                let row = self.state.shard(shard).filter(|_| role != Role::Retiring);
+                if role == Role::Retiring {
+                    continue;
+                }
+                let row = self.state.shard(shard);
                 let holders = row.into_iter().flat_map(ShardRow::copies);
+                let holders = holders.chain(retiring_holders(self.state, shard));
                 holders.for_each(|holder| touch(&mut touched, holder, shard));
-                retiring_holders(self.state, shard).for_each(|holder| touch(&mut touched, holder, shard));
             }
         }
         touched

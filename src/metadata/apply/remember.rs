@@ -15,7 +15,7 @@ use crate::metadata::state::{Metadata, Remembered};
 const KEPT_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// How many answers are kept at most.
-const KEPT: usize = 100_000;
+pub(in crate::metadata) const KEPT: usize = 100_000;
 
 /// The longest key, in bytes.
 const MAX_KEY_BYTES: usize = 256;

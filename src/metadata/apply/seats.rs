@@ -149,12 +149,14 @@ impl Tx<'_> {
                 if migration.attempts >= MAX_ATTEMPTS {
                     return self.abort(shard, migration, &format!("put back too often, lastly: {why}"));
                 }
+                let ready = migration.target_ready || migration.primary_ready;
+                let moved_on = ready || migration.phase != Phase::Preparing;
                 let target = migration.to.as_ref().and_then(|to| self.state.node(to));
                 migration.target_incarnation = target.map(|node| node.incarnation);
                 migration.phase = Phase::Preparing;
                 migration.target_ready = false;
                 migration.primary_ready = false;
-                migration.attempts += 1;
+                migration.attempts += u32::from(moved_on);
                 migration.error = Some(cut(why.to_owned()));
             }
             Phase::Queued | Phase::HandingOver | Phase::Done | Phase::Aborted => {}

@@ -1,0 +1,3 @@
+//! The state machine as a whole.
+
+mod properties;
