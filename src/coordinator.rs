@@ -7,12 +7,11 @@
 
 mod decide;
 mod driver;
-mod soft;
 mod verdicts;
 
+pub use crate::soft::{Now, Progress, Soft, SoftNode};
 pub use decide::{Decision, Scope, decide};
 pub use driver::{Control, Coordinator, HeartbeatError};
-pub use soft::{Now, Progress, Soft, SoftNode};
 
 #[cfg(test)]
 mod tests;

@@ -10,5 +10,6 @@ pub mod metrics;
 pub mod migration;
 pub mod placement;
 pub mod proposer;
+pub mod soft;
 
 pub use ruvector_cluster_client as client;

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase, RebalancePolicy};
 
-use crate::coordinator::{Now, Soft};
 use crate::metadata::{Change, Metadata, MigrationRow, ShardRow, Step};
+use crate::soft::{Now, Soft};
 
 /// After the first failure a shard is left alone for so long; each further one doubles it.
 const FIRST_RETRY_MS: u64 = 1_000;

@@ -39,20 +39,24 @@ const GUARDED: &[&str] = &[
 const ARROWS: &[(&str, &[&str])] = &[
     ("metadata", &[]),
     ("liveness", &["metadata"]),
-    ("placement", &["metadata"]),
-    ("migration", &["metadata"]),
-    ("coordinator", &["metadata", "liveness", "placement", "migration", "machine", "metrics", "proposer"]),
+    ("soft", &["metadata", "liveness"]),
+    ("placement", &["metadata", "soft"]),
+    ("migration", &["metadata", "soft"]),
+    (
+        "coordinator",
+        &["metadata", "liveness", "soft", "placement", "migration", "machine", "metrics", "proposer"],
+    ),
     ("config", &["metadata"]),
     ("machine", &["metadata"]),
     ("metrics", &[]),
     ("proposer", &["metadata", "machine", "metrics"]),
-    ("api", &["metadata", "placement", "coordinator", "machine", "metrics", "proposer"]),
+    ("api", &["metadata", "soft", "placement", "coordinator", "machine", "metrics", "proposer"]),
     ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
     ("cli", &["config"]),
 ];
 
 /// The modules of src that hold no I/O of any kind, and the exceptions within.
-const PURE: &[&str] = &["metadata", "placement", "liveness", "migration", "coordinator"];
+const PURE: &[&str] = &["metadata", "liveness", "soft", "placement", "migration", "coordinator"];
 /// Shells inside the pure modules: the coordinator's driver.
 const SHELLS: &[&str] = &["src/coordinator/driver.rs", "src/coordinator/driver/"];
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Move};
 
-use super::soft::{Now, Soft};
 use super::verdicts::Verdicts;
 use crate::metadata::{Change, Command, MAX_BATCH, Metadata, NewMigration, NodeRow};
 use crate::migration::{self, Parties, Slots};
 use crate::placement::{PlanOptions, Planned, Purpose, planned};
+use crate::soft::{Now, Soft};
 
 /// Most bytes that the changes of one command are taken to have (DESIGN.md section 7, "Batches").
 const MAX_BATCH_BYTES: usize = 256 * 1024;

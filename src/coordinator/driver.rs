@@ -25,9 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::decide::{Decision, Scope, decide};
-use super::soft::{Now, Soft};
 use crate::liveness::{Beat, Committed, Grant};
 use crate::metadata::{Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, Outcome, Rejection};
+use crate::soft::{Now, Soft};
 
 /// Least time between two rounds.
 const ROUND_EVERY: Duration = Duration::from_millis(10);

@@ -120,6 +120,7 @@ fn maintenance_hands_primaries_over_moves_no_copy_and_ends_by_itself() {
     world.run_ms(35_000);
     assert_eq!(world.copies()[2], 32, "not rebuilt meanwhile");
     world.join("d3", "r3");
+    world.run_ms(10_000);
     world.settle();
     world.assert_whole();
     assert_eq!(world.metadata.node(&id("d3")).unwrap().intent, Intent::Schedulable);

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruvector_cluster_client::ids::NodeId;
 
-use super::soft::{Now, Soft};
 use crate::metadata::{Change, Metadata, ShardRow};
 use crate::migration::Answering;
+use crate::soft::{Now, Soft};
 
 /// Verdicts that are due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

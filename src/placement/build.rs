@@ -6,8 +6,8 @@ use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, RebalancePolicy};
 
 use super::problem::{Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
-use crate::coordinator::Soft;
 use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
+use crate::soft::Soft;
 
 /// Nodes gone at once from which on it may look like a partition; one node alone never does.
 const MASS_FAILURE_NODES: u64 = 2;

@@ -8,8 +8,8 @@ use ruvector_cluster_client::wire::{
 use super::build::{Built, Source};
 use super::problem::{Action, Blocked, Problem, Step, Tolerance, Why};
 use super::solve::{Levelling, Solution, solve};
-use crate::coordinator::Soft;
 use crate::metadata::Metadata;
+use crate::soft::Soft;
 
 /// Most shards that a plan says it can't place; the rest is the same in kind.
 const MAX_INFEASIBLE: usize = 1_000;
