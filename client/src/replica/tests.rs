@@ -280,7 +280,7 @@ fn the_primaryship_alone_goes_to_an_in_sync_copy() {
     let early = world.put(&n2, "k", "w");
     assert_eq!((world.reply(held), world.reply(early)), (None, None));
     world.run(500);
-    assert_eq!(world.serving(), [n2.clone()]);
+    assert_eq!(world.serving(), std::slice::from_ref(&n2));
     assert!(matches!(world.reply(held), Some(Reply::Refused(Refusal::NotPrimary { .. }))));
     assert_eq!(world.reply(early).cloned(), written(2, 1));
     assert!(world.coordinator.in_sync.contains(&n1));
