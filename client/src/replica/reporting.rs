@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::event::ReportOutcome;
+use super::peer::PeerState;
 use super::seat::Seat;
 use super::{Replica, ReportId};
 use crate::ids::{Epoch, MigrationId};
@@ -38,11 +39,12 @@ impl Replica {
     /// Sends what is to be reported and has not been, or not lately.
     pub(super) fn report(&mut self) {
         let wanted = self.wanted_reports();
-        self.reports.sent.retain(|about, _| wanted.contains_key(about));
-        let now_ms = self.out.now_ms;
+        let (now_ms, repeat_ms) = (self.out.now_ms, self.limits.repeat_ms);
+        // What is true again and again is not said again and again.
+        let recent = |sent: &Sent| now_ms < sent.at_ms.saturating_add(repeat_ms);
+        self.reports.sent.retain(|about, sent| wanted.contains_key(about) || recent(sent));
         for (about, body) in wanted {
-            let due =
-                |sent: &Sent| sent.answered && now_ms >= sent.at_ms.saturating_add(self.limits.repeat_ms);
+            let due = |sent: &Sent| sent.answered && !recent(sent);
             if self.reports.sent.get(&about).is_none_or(due) {
                 let id = self.out.report(body);
                 self.reports.sent.insert(about, Sent { id, at_ms: now_ms, answered: false });
@@ -116,7 +118,9 @@ impl Replica {
         let target = seat.migration.as_ref().and_then(|migration| migration.target.as_ref());
         let (Some(lead), Some(target)) = (&self.lead, target) else { return false };
         let peer = lead.peers.get(&target.node).filter(|_| lead.epoch == seat.epoch);
-        peer.is_some_and(|peer| peer.state == super::peer::PeerState::Stream)
+        peer.is_some_and(|peer| {
+            peer.state == PeerState::Stream && !peer.is_silent(self.out.now_ms, &self.limits)
+        })
     }
 
     /// Why a migration that has begun to copy has to begin again.

@@ -94,6 +94,7 @@ pub enum StoreError {
 /// To ensure correctness:
 /// - Actions come one at a time; `get` may run beside them and sees each action wholly or not at all.
 /// - Each action is atomic and durable (fsynced) when it returns: after a crash it happened wholly or not at all.
+/// - After a failed action the later ones are still carried out, or fail too; a create makes everything good again.
 /// - A full copy's content is what the log up to its last position makes; deleted keys leave nothing behind there.
 pub trait ShardStore: Send + Sync {
     /// What is on disk; `None` when there is no copy.

@@ -96,6 +96,18 @@ fn a_primary_without_lease_holds_then_refuses_and_never_answers() {
     assert!(!world.nodes[&n1].replica.as_ref().unwrap().confirms_read(Epoch(1), world.now_ms));
 }
 
+/// Delivers everything but reports, and lets disks work, without installing anything.
+fn settle_without_reports(world: &mut World) {
+    for _ in 0..50 {
+        let pass = |message: &Message| !matches!(message, Message::Report { .. });
+        while let Some(at) = world.messages.iter().position(pass) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+        world.names().iter().for_each(|name| world.complete_store(name));
+    }
+}
+
 #[test]
 fn a_lower_epoch_is_refused_and_the_refused_primary_stops_answering() {
     let mut world = opened(3, 3);
@@ -103,9 +115,89 @@ fn a_lower_epoch_is_refused_and_the_refused_primary_stops_answering() {
     world.coordinator.expire(&n1);
     world.install(&n2);
     let ticket = world.put(&n1, "k", "v");
-    world.run(0);
+    settle_without_reports(&mut world);
     assert_eq!(world.reply(ticket), Some(&Reply::Refused(Refusal::OutcomeUnknown)));
-    assert_eq!(world.nodes[&n2].replica.as_ref().unwrap().status().epoch, Epoch(2));
+    assert!(!world.nodes[&n1].replica.as_ref().unwrap().status().serving);
+    assert_eq!(world.nodes[&n2].store.state().unwrap().unwrap().adopted, Epoch(2));
+}
+
+#[test]
+fn a_member_that_may_have_been_admitted_is_waited_for_until_the_version_moves() {
+    let mut world = opened(3, 3);
+    let (n1, n3) = (node("n1"), node("n3"));
+    world.crash(&n3, 0);
+    world.put(&n1, "k", "v");
+    world.run(3_000);
+    assert!(!world.coordinator.in_sync.contains(&n3));
+    world.restart(&n3);
+    world.install(&n3);
+    world.install(&n1);
+    let (at, report) = loop {
+        settle_without_reports(&mut world);
+        world.tick(50);
+        let set = |m: &Message| matches!(m, Message::Report { body, .. } if body.in_sync_set.is_some());
+        if let Some(at) = world.messages.iter().position(set) {
+            break (at, world.messages[at].clone());
+        }
+    };
+    world.messages.remove(at);
+    // It is lost for the primary, but arrives when n3 has died again.
+    world.lose(report.clone());
+    settle_without_reports(&mut world);
+    world.crash(&n3, 0);
+    let ticket = world.put(&n1, "k", "w");
+    for _ in 0..15 {
+        settle_without_reports(&mut world);
+        world.messages.retain(|m| !matches!(m, Message::Report { .. }));
+        world.tick(100);
+    }
+    assert_eq!(world.reply(ticket), None);
+    world.deliver(report);
+    assert!(world.coordinator.in_sync.contains(&n3));
+    world.run(4_000);
+    assert!(!world.coordinator.in_sync.contains(&n3));
+    assert_eq!(world.reply(ticket).cloned(), written(1, 2));
+}
+
+#[test]
+fn a_copy_is_not_full_before_the_stream_is_past_what_its_source_had() {
+    let mut coordinator = coordinator::Coordinator::new(&[node("n1"), node("n2"), node("n3")], 2);
+    coordinator.founding = false;
+    coordinator.migrate(MigrationKind::Add, &node("n3"), None);
+    coordinator.migration.as_mut().unwrap().phase = Phase::Copying;
+    let mut replica = Replica::new(node("n3"), ShardId(0), Limits::default(), None);
+    let store = memory::MemoryStore::default();
+    let mut step = |event: Event| {
+        let mut todo = replica.step(1, event);
+        let mut others = Vec::new();
+        while !todo.is_empty() {
+            match todo.remove(0) {
+                Effect::Store { op, action } => {
+                    let result = store.carry_out(&action).unwrap();
+                    todo.extend(replica.step(1, Event::Stored { op, result }));
+                }
+                other => others.push(other),
+            }
+        }
+        others
+    };
+    step(Event::Assigned(Box::new(coordinator.assignment(&node("n3")).unwrap())));
+    let ask = |request| Event::Request { ticket: Ticket(1), from: node("n1"), request };
+    let asked = step(ask(Request::Open { epoch: Epoch(1), base: position(0, 0) }));
+    let call = asked.iter().find_map(|effect| match effect {
+        Effect::Send { call, .. } => Some(*call),
+        _ => None,
+    });
+    let ahead = wire::Write { position: position(1, 2), key: "k".into(), value: Some(Value::from("ahead")) };
+    let chunk = wire::Chunk { after: None, upto: None, at: position(1, 2), writes: vec![ahead.clone()] };
+    step(Event::Answer { call: call.unwrap(), answer: Answer::Chunk { epoch: Epoch(1), chunk } });
+    assert!(!store.state().unwrap().unwrap().full);
+    let first = wire::Write { position: position(1, 1), key: "j".into(), value: Some(Value::from("1")) };
+    let forward = |prev, write| Request::Forward { epoch: Epoch(1), prev, writes: vec![write] };
+    step(ask(forward(position(0, 0), first)));
+    assert!(!store.state().unwrap().unwrap().full);
+    step(ask(forward(position(1, 1), ahead)));
+    assert!(store.state().unwrap().unwrap().full);
 }
 
 #[test]

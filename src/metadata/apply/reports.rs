@@ -107,6 +107,9 @@ impl Tx<'_> {
         let migration = self.migration_of(&shard);
         self.check_members(&shard, migration.as_ref(), proposal)?;
         shard.set_in_sync(proposal.members.iter().map(|member| member.node.clone()).collect());
+        // Raised by the same set too: a primary that proposes what stands wants older proposals, whose outcome it
+        // does not know, to be out of date.
+        shard.in_sync_version = proposal.if_version + 1;
         shard.founding = false;
         if let Some(migration) = migration {
             let has_target = migration.to.as_ref().is_some_and(|to| shard.is_in_sync(to));
