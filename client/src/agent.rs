@@ -91,8 +91,8 @@ pub trait ShardHost: Send + Sync + 'static {
     /// Free bytes where the copies are.
     fn disk_free_bytes(&self) -> Option<u64>;
 
-    /// The answer to a report of this session.
-    async fn reported(&self, report: &Report, result: &ReportResult);
+    /// The answer to a report of this session, with its tag. A report whose session ended has none.
+    async fn reported(&self, tag: u64, report: &Report, result: &ReportResult);
 }
 
 /// What an agent needs.

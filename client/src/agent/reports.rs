@@ -15,24 +15,31 @@ const MAX_BATCH: usize = 500;
 /// Reports that wait; a host that has more to say says it again.
 const MAX_WAITING: usize = 8_192;
 
+#[derive(Debug)]
+struct Queued {
+    incarnation: Incarnation,
+    tag: u64,
+    report: Report,
+}
+
 /// Where a host's reports go; cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    queue: mpsc::Sender<(Incarnation, Report)>,
+    queue: mpsc::Sender<Queued>,
 }
 
 impl Reporter {
-    /// Queues a report of the session of `incarnation`; one of an older session is dropped unsent. Says whether it was
-    /// queued: a host whose report was not has to say it again.
-    pub fn send(&self, incarnation: Incarnation, report: Report) -> bool {
-        self.queue.try_send((incarnation, report)).is_ok()
+    /// Queues a report of the session of `incarnation`; one of an older session is dropped unsent. `tag` comes back with
+    /// the answer. Says whether it was queued: a host whose report was not has to say it again.
+    pub fn send(&self, incarnation: Incarnation, tag: u64, report: Report) -> bool {
+        self.queue.try_send(Queued { incarnation, tag, report }).is_ok()
     }
 }
 
 /// The other end of [`Reporter`].
 #[derive(Debug, Default)]
 pub struct Outbox {
-    queue: Option<mpsc::Receiver<(Incarnation, Report)>>,
+    queue: Option<mpsc::Receiver<Queued>>,
 }
 
 impl Outbox {
@@ -50,7 +57,7 @@ impl Outbox {
     }
 
     /// The reports that wait, at least one.
-    async fn next_batch(&mut self, incarnation: Incarnation) -> Vec<Report> {
+    async fn next_batch(&mut self, incarnation: Incarnation) -> (Vec<u64>, Vec<Report>) {
         let Some(queue) = &mut self.queue else { return std::future::pending().await };
         loop {
             let mut taken = Vec::new();
@@ -58,10 +65,9 @@ impl Outbox {
                 // Nobody can report any more; the session goes on.
                 return std::future::pending().await;
             }
-            let batch: Vec<Report> =
-                taken.into_iter().filter(|(of, _)| *of == incarnation).map(|(_, report)| report).collect();
-            if !batch.is_empty() {
-                return batch;
+            taken.retain(|queued: &Queued| queued.incarnation == incarnation);
+            if !taken.is_empty() {
+                return taken.into_iter().map(|queued| (queued.tag, queued.report)).unzip();
             }
         }
     }
@@ -71,23 +77,28 @@ impl Session<'_> {
     /// Sends reports as they come; ends with the session.
     pub(super) async fn send_reports(&self, outbox: &mut Outbox) -> Result<SessionEnd, AgentError> {
         loop {
-            let reports = outbox.next_batch(self.incarnation).await;
+            let (tags, reports) = outbox.next_batch(self.incarnation).await;
             let request = ReportsRequest { incarnation: self.incarnation, reports };
-            if let Some(ended) = self.send_batch(&request).await? {
+            if let Some(ended) = self.send_batch(&tags, &request).await? {
                 return Ok(ended);
             }
         }
     }
 
     /// Sends until it is answered: a report that is lost would hold a migration up until its timeout.
-    async fn send_batch(&self, request: &ReportsRequest) -> Result<Option<SessionEnd>, AgentError> {
+    async fn send_batch(
+        &self,
+        tags: &[u64],
+        request: &ReportsRequest,
+    ) -> Result<Option<SessionEnd>, AgentError> {
         let call = ControlClient::reports(&self.agent.config.node, request).map_err(AgentError::Refused)?;
         let mut backoff = Backoff::new(50, 1_000);
         loop {
             match self.agent.control.send::<ReportsResponse>(&call).await {
                 Ok(answered) => {
-                    for (report, result) in request.reports.iter().zip(&answered.body.results) {
-                        self.agent.host.reported(report, result).await;
+                    let results = request.reports.iter().zip(&answered.body.results);
+                    for (tag, (report, result)) in tags.iter().zip(results) {
+                        self.agent.host.reported(*tag, report, result).await;
                     }
                     return Ok(None);
                 }

@@ -63,7 +63,7 @@ impl ShardHost for Host {
     fn disk_free_bytes(&self) -> Option<u64> {
         None
     }
-    async fn reported(&self, report: &Report, result: &ReportResult) {
+    async fn reported(&self, _: u64, report: &Report, result: &ReportResult) {
         self.results.lock().unwrap().push((report.clone(), result.clone()));
     }
 }
@@ -251,9 +251,9 @@ async fn a_lower_generation_grants_nothing_and_a_higher_one_is_saved_first() {
 async fn reports_are_sent_in_order_and_those_of_an_older_session_are_not() {
     let rig = rig().await;
     until("a session", || rig.lease.incarnation() == Incarnation(1)).await;
-    assert!(rig.reporter.send(Incarnation(0), Report::new(ShardId(1), Epoch(1))));
+    assert!(rig.reporter.send(Incarnation(0), 0, Report::new(ShardId(1), Epoch(1))));
     for shard in 2..5 {
-        assert!(rig.reporter.send(Incarnation(1), Report::new(ShardId(shard), Epoch(1))));
+        assert!(rig.reporter.send(Incarnation(1), 0, Report::new(ShardId(shard), Epoch(1))));
     }
     until("results", || rig.host.results.lock().unwrap().len() == 3).await;
     let shards: Vec<u32> =

@@ -1,3 +1,15 @@
 //! A real data node: each shard copy is a ruvector-core database, coordinated by ruvector-cluster.
+//!
+//! From the disk up: [`identity`] (the data directory), [`store`] (one copy: journal and database), [`shard`] (the task
+//! around one replica), [`shards`] (all of them), [`peers`] (other data nodes), [`gateway`] (a client's request, wherever
+//! its shards are), [`api`] (HTTP), [`node`] (all of it, started and stopped).
 
+pub mod api;
+pub mod gateway;
+pub mod identity;
+pub mod node;
+pub mod options;
+pub mod peers;
+pub mod shard;
+pub mod shards;
 pub mod store;

@@ -1,0 +1,373 @@
+//! A client's request, wherever its shards are: routed by the cached map, carried out here or handed to the primary, and
+//! held, within a bound, while a shard has no primary that answers.
+//!
+//! A request is tried again only as long as nothing of it was done: a refusal says so, and so does a connection that never
+//! came about. A write whose outcome is unknown is told as such; whoever asked may repeat it. Reads change nothing and are
+//! tried again in any case. So a hand-over fails no request, and neither does a failover that ends within the bound, but
+//! for writes that were under way at a primary that died.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use futures::stream::{self, StreamExt};
+use ruvector_cluster_client::ids::{Epoch, NodeId, Position, Revision, ShardId};
+use ruvector_cluster_client::map;
+use ruvector_cluster_client::replica::wire::Write;
+use ruvector_cluster_client::replica::{Key, Value};
+use ruvector_cluster_client::router::Router;
+use ruvector_cluster_client::wire::NodeAddr;
+use tokio::time::Instant;
+
+use crate::peers::{Found, Outcome, PeerError, Peers, ReadCall, SearchCall, WriteCall};
+use crate::shards::Shards;
+
+/// How long a request may wait for a primary: a failover with the default failure_timeout of 5 s, and some more.
+pub const HOLD_MS: u64 = 10_000;
+/// Most writes to one shard that a request has under way.
+const WRITES_AT_A_TIME: usize = 256;
+/// Most shards that a request is working on.
+const SHARDS_AT_A_TIME: usize = 64;
+/// A wait for a newer map, after which the same primary is asked again: it may just have opened.
+const MAP_WAIT_MS: u64 = 50;
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayError {
+    /// The asker's epoch of the shard is older than this one.
+    #[error("the shard's epoch is {0}")]
+    StaleEpoch(Epoch),
+    /// No primary answered in time. Nothing was done, or (a batch) not all.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Some writes may or may not take effect.
+    #[error("the outcome of some writes is unknown; they may be repeated")]
+    Unknown,
+}
+
+/// Routes clients' requests.
+#[derive(Clone)]
+pub struct Gateway {
+    node: NodeId,
+    router: Router,
+    shards: Arc<Shards>,
+    peers: Peers,
+}
+
+/// Who is to be asked about a shard.
+#[derive(Clone, Debug)]
+struct Target {
+    node: NodeId,
+    addr: String,
+    epoch: Epoch,
+}
+
+/// Shards with one primary.
+struct Led {
+    addr: String,
+    /// With the epochs that they are routed by.
+    shards: Vec<(ShardId, Option<Epoch>)>,
+}
+
+/// One request's patience.
+struct Attempts {
+    deadline: Instant,
+    seen: Option<Revision>,
+    /// A primary that a refusal named, newer than the map.
+    hint: Option<Target>,
+}
+
+impl Attempts {
+    fn new() -> Self {
+        Self { deadline: Instant::now() + Duration::from_millis(HOLD_MS), seen: None, hint: None }
+    }
+
+    fn left_ms(&self) -> u64 {
+        u64::try_from((self.deadline - Instant::now().min(self.deadline)).as_millis()).unwrap_or(0)
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+}
+
+impl Gateway {
+    /// A gateway of `node`.
+    pub fn new(node: NodeId, router: Router, shards: Arc<Shards>, peers: Peers) -> Self {
+        Self { node, router, shards, peers }
+    }
+
+    /// Writes each point or (no value) deletes it, once every in-sync copy has it on disk. Of a shard's writes the last
+    /// epoch is told when all are of one shard.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; some of the writes may have been done.
+    pub async fn write(
+        &self,
+        points: Vec<(Key, Option<Value>)>,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Epoch>, GatewayError> {
+        let mut by_shard: BTreeMap<ShardId, Vec<Write>> = BTreeMap::new();
+        for (key, value) in points {
+            let shard = self.shard_of(&key).await?;
+            let write = Write { position: Position::default(), key, value };
+            by_shard.entry(shard).or_default().push(write);
+        }
+        let alone = by_shard.len() == 1;
+        let each = by_shard.into_iter().map(|(shard, writes)| self.write_shard(shard, writes, epoch));
+        let done: Vec<Result<Epoch, GatewayError>> =
+            stream::iter(each).buffer_unordered(SHARDS_AT_A_TIME).collect().await;
+        let mut last = None;
+        for result in done {
+            last = Some(result?);
+        }
+        Ok(last.filter(|_| alone))
+    }
+
+    /// The value of `key` at its shard's primary, and the epoch under which it was read.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub async fn read(
+        &self,
+        key: &Key,
+        epoch: Option<Epoch>,
+    ) -> Result<(Epoch, Option<Value>), GatewayError> {
+        let shard = self.shard_of(key).await?;
+        let mut attempts = Attempts::new();
+        while !attempts.is_over() {
+            let outcome = match self.target(shard, &mut attempts, epoch)? {
+                None => Outcome::Unavailable,
+                Some(target) if target.node == self.node => {
+                    self.shards.read(shard, Some(target.epoch), key.clone()).await
+                }
+                Some(target) => {
+                    let call = ReadCall { epoch: Some(target.epoch), key: key.clone() };
+                    let read = self.peers.read(&target.addr, shard, &call, attempts.left_ms()).await;
+                    read.unwrap_or(Outcome::Unavailable)
+                }
+            };
+            if let Outcome::Done { epoch, body } = outcome {
+                return Ok((epoch, body.value));
+            }
+            self.after(&outcome, &mut attempts).await;
+        }
+        Err(unavailable(shard))
+    }
+
+    /// The `k` nearest vectors over all shards, and how many shards those are. Never of some shards only.
+    ///
+    /// # Errors
+    /// [`GatewayError::Unavailable`] when a shard could not be searched in time.
+    pub async fn search(&self, vector: Vec<f32>, k: usize) -> Result<(Vec<Found>, u32), GatewayError> {
+        let mut attempts = Attempts::new();
+        let count = self.num_shards(&attempts).await?;
+        let mut pending: Vec<ShardId> = (0..count).map(ShardId).collect();
+        let mut hints: BTreeMap<ShardId, Target> = BTreeMap::new();
+        let mut found: Vec<Found> = Vec::new();
+        let vector: Arc<[f32]> = vector.into();
+        while !pending.is_empty() && !attempts.is_over() {
+            let left_ms = attempts.left_ms();
+            let asked =
+                self.by_primary(&pending, &mut hints, &mut attempts)?.into_iter().map(|(node, at)| {
+                    let vector = vector.clone();
+                    async move { self.search_node(&node, at, vector, k, left_ms).await }
+                });
+            for (shard, outcome) in join_all(asked).await.into_iter().flatten() {
+                match outcome {
+                    Outcome::Done { body, .. } => {
+                        found.extend(body);
+                        pending.retain(|other| *other != shard);
+                    }
+                    Outcome::NotPrimary { epoch, primary: Some(NodeAddr { node, addr }) } => {
+                        hints.insert(shard, Target { node, addr, epoch });
+                    }
+                    Outcome::NotPrimary { primary: None, .. }
+                    | Outcome::StaleEpoch { .. }
+                    | Outcome::Unavailable
+                    | Outcome::Unknown => {}
+                }
+            }
+            if !pending.is_empty() {
+                self.wait_for_map(&attempts).await;
+            }
+        }
+        if let Some(shard) = pending.first() {
+            return Err(unavailable(*shard));
+        }
+        found.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.id.cmp(&b.id)));
+        found.truncate(k);
+        Ok((found, count))
+    }
+
+    /// The shards that have a primary now, by its node.
+    fn by_primary(
+        &self,
+        shards: &[ShardId],
+        hints: &mut BTreeMap<ShardId, Target>,
+        attempts: &mut Attempts,
+    ) -> Result<BTreeMap<NodeId, Led>, GatewayError> {
+        let mut by_node: BTreeMap<NodeId, Led> = BTreeMap::new();
+        for shard in shards {
+            attempts.hint = hints.remove(shard);
+            if let Some(target) = self.target(*shard, attempts, None)? {
+                let led = by_node.entry(target.node).or_insert(Led { addr: target.addr, shards: Vec::new() });
+                led.shards.push((*shard, Some(target.epoch)));
+            }
+        }
+        Ok(by_node)
+    }
+
+    /// Searches shards that are here; outcomes in their order.
+    pub async fn search_here(
+        &self,
+        shards: Vec<(ShardId, Option<Epoch>)>,
+        vector: Arc<[f32]>,
+        k: usize,
+    ) -> Vec<Outcome<Vec<Found>>> {
+        let each =
+            shards.into_iter().map(|(shard, epoch)| self.shards.search(shard, epoch, vector.clone(), k));
+        stream::iter(each).buffered(SHARDS_AT_A_TIME).collect().await
+    }
+
+    async fn search_node(
+        &self,
+        node: &NodeId,
+        Led { addr, shards }: Led,
+        vector: Arc<[f32]>,
+        k: usize,
+        left_ms: u64,
+    ) -> Vec<(ShardId, Outcome<Vec<Found>>)> {
+        let ids: Vec<ShardId> = shards.iter().map(|(shard, _)| *shard).collect();
+        let outcomes = if *node == self.node {
+            self.search_here(shards, vector, k).await
+        } else {
+            let call = SearchCall { vector: vector.to_vec(), k, shards };
+            let answered = self.peers.search(&addr, &call, left_ms.min(HOLD_MS / 2)).await;
+            answered.unwrap_or_else(|_| vec![Outcome::Unavailable; ids.len()])
+        };
+        ids.into_iter().zip(outcomes).collect()
+    }
+
+    async fn write_shard(
+        &self,
+        shard: ShardId,
+        writes: Vec<Write>,
+        epoch: Option<Epoch>,
+    ) -> Result<Epoch, GatewayError> {
+        let mut attempts = Attempts::new();
+        let mut last = Epoch(0);
+        let mut rest = writes;
+        while !rest.is_empty() {
+            let later = rest.split_off(rest.len().min(WRITES_AT_A_TIME));
+            let mut part = rest;
+            while !part.is_empty() {
+                if attempts.is_over() {
+                    return Err(unavailable(shard));
+                }
+                let outcomes = self.try_writes(shard, &part, &mut attempts, epoch).await?;
+                if outcomes.contains(&Outcome::Unknown) {
+                    return Err(GatewayError::Unknown);
+                }
+                let mut refused = None;
+                let mut undone = Vec::new();
+                for (write, outcome) in part.into_iter().zip(outcomes) {
+                    match outcome {
+                        Outcome::Done { epoch, .. } => last = last.max(epoch),
+                        outcome => {
+                            undone.push(write);
+                            refused = Some(outcome);
+                        }
+                    }
+                }
+                part = undone;
+                if let Some(refused) = refused {
+                    self.after(&refused, &mut attempts).await;
+                }
+            }
+            rest = later;
+        }
+        Ok(last)
+    }
+
+    /// Asks once; of an answer that never came it is said what that means for each write.
+    async fn try_writes(
+        &self,
+        shard: ShardId,
+        writes: &[Write],
+        attempts: &mut Attempts,
+        epoch: Option<Epoch>,
+    ) -> Result<Vec<Outcome<Position>>, GatewayError> {
+        let none_done = || vec![Outcome::Unavailable; writes.len()];
+        let Some(target) = self.target(shard, attempts, epoch)? else { return Ok(none_done()) };
+        if target.node == self.node {
+            return Ok(self.shards.write(shard, Some(target.epoch), writes.to_vec()).await);
+        }
+        let call = WriteCall { epoch: Some(target.epoch), writes: writes.to_vec() };
+        Ok(match self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1)).await {
+            Ok(outcomes) if outcomes.len() == writes.len() => outcomes,
+            Err(PeerError::NotReached(_)) => none_done(),
+            Ok(_) | Err(PeerError::NoAnswer(_) | PeerError::Status(_)) => {
+                vec![Outcome::Unknown; writes.len()]
+            }
+        })
+    }
+
+    /// Who is to be asked now, if anybody is known.
+    fn target(
+        &self,
+        shard: ShardId,
+        attempts: &mut Attempts,
+        asked_epoch: Option<Epoch>,
+    ) -> Result<Option<Target>, GatewayError> {
+        let held = self.router.cache().get();
+        attempts.seen = held.as_ref().map(|map| map.revision);
+        let known = held.and_then(|map| map::shard_of(&map, shard).map(|row| row.epoch)).unwrap_or_default();
+        if let Some(asked) = asked_epoch.filter(|asked| *asked < known) {
+            tracing::debug!(%shard, %asked, %known, "a client's epoch is older");
+            return Err(GatewayError::StaleEpoch(known));
+        }
+        let hint = attempts.hint.take().filter(|hint| hint.epoch >= known);
+        let routed = || {
+            let primary = self.router.primary(shard)?;
+            Some(Target { node: primary.id, addr: primary.addr, epoch: known })
+        };
+        Ok(hint.or_else(routed))
+    }
+
+    /// Takes a refusal's hint, and waits for a newer map where that is all there is to do.
+    async fn after<T>(&self, outcome: &Outcome<T>, attempts: &mut Attempts) {
+        if let Outcome::NotPrimary { epoch, primary: Some(primary) } = outcome {
+            let target = Target { node: primary.node.clone(), addr: primary.addr.clone(), epoch: *epoch };
+            attempts.hint = Some(target);
+        }
+        self.wait_for_map(attempts).await;
+    }
+
+    async fn wait_for_map(&self, attempts: &Attempts) {
+        self.router.newer_than(attempts.seen, MAP_WAIT_MS.min(attempts.left_ms())).await;
+    }
+
+    async fn shard_of(&self, key: &str) -> Result<ShardId, GatewayError> {
+        let count = self.num_shards(&Attempts::new()).await?;
+        Ok(ruvector_cluster_client::hashing::shard_of_key(key, count))
+    }
+
+    /// From the map, for which a node that has just started waits.
+    async fn num_shards(&self, attempts: &Attempts) -> Result<u32, GatewayError> {
+        loop {
+            if let Some(map) = self.router.cache().get() {
+                return Ok(map.num_shards);
+            }
+            if attempts.is_over() {
+                return Err(GatewayError::Unavailable("no shard map could be read yet".to_owned()));
+            }
+            self.router.newer_than(None, attempts.left_ms()).await;
+        }
+    }
+}
+
+fn unavailable(shard: ShardId) -> GatewayError {
+    GatewayError::Unavailable(format!("no primary of shard {shard} answered within {HOLD_MS} ms"))
+}

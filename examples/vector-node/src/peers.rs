@@ -1,0 +1,216 @@
+//! What data nodes say to each other, and the HTTP client that says it.
+//!
+//! Two kinds: messages between the copies of a shard (docs/protocol.md), which the replicas make and judge; and a client's
+//! request handed on to the primary, one hop. Every call has a bound; whoever makes it decides what its failure means.
+
+use std::time::Duration;
+
+use ruvector_cluster_client::ids::{Epoch, NodeId, Position, ShardId};
+use ruvector_cluster_client::replica::Key;
+use ruvector_cluster_client::replica::event::Refusal;
+use ruvector_cluster_client::replica::wire::{Answer, Request, Write};
+use ruvector_cluster_client::wire::NodeAddr;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A message to a copy gets its answer within this time, or counts as unanswered. More than the 1 s after which a primary
+/// gives a copy up, so that one given up is not sent twice at a time for long.
+const MESSAGE_TIMEOUT_MS: u64 = 3_000;
+/// Connecting to a node that is there takes far less.
+const CONNECT_TIMEOUT_MS: u64 = 500;
+
+/// `POST /peer/v1/shards/{id}/messages`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Message {
+    /// Who sends it.
+    pub from: NodeId,
+    /// What it says.
+    pub request: Request,
+}
+
+/// `POST /peer/v1/shards/{id}/writes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WriteCall {
+    /// The epoch that it was routed by.
+    pub epoch: Option<Epoch>,
+    /// In order; positions are ignored.
+    pub writes: Vec<Write>,
+}
+
+/// What came of a client's request to one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome<T> {
+    /// Done.
+    Done {
+        /// The epoch under which it was.
+        epoch: Epoch,
+        /// What it gave.
+        body: T,
+    },
+    /// The asker's epoch is older than this one. Nothing was done.
+    StaleEpoch {
+        /// The newer one.
+        epoch: Epoch,
+    },
+    /// Another node is primary. Nothing was done.
+    NotPrimary {
+        /// The epoch of that knowledge.
+        epoch: Epoch,
+        /// Who is, if known.
+        primary: Option<NodeAddr>,
+    },
+    /// Not now. Nothing was done.
+    Unavailable,
+    /// It may or may not take effect.
+    Unknown,
+}
+
+impl<T> From<Refusal> for Outcome<T> {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::StaleEpoch(epoch) => Self::StaleEpoch { epoch },
+            Refusal::NotPrimary { epoch, primary } => Self::NotPrimary { epoch, primary },
+            Refusal::Unavailable => Self::Unavailable,
+            Refusal::OutcomeUnknown => Self::Unknown,
+        }
+    }
+}
+
+/// Outcomes of writes, in their order.
+pub type WriteOutcomes = Vec<Outcome<Position>>;
+
+/// `POST /peer/v1/shards/{id}/reads`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadCall {
+    /// The epoch that it was routed by.
+    pub epoch: Option<Epoch>,
+    /// What to read.
+    pub key: Key,
+}
+
+/// `POST /peer/v1/search`: over shards of which the asked node is primary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SearchCall {
+    /// The query.
+    pub vector: Vec<f32>,
+    /// How many to find in each shard.
+    pub k: usize,
+    /// The shards, and the epochs that they were routed by.
+    pub shards: Vec<(ShardId, Option<Epoch>)>,
+}
+
+/// Something found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// Its id.
+    pub id: String,
+    /// Euclidean distance.
+    pub score: f32,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The node was not reached: nothing was done.
+    #[error("not reached")]
+    NotReached(#[source] reqwest::Error),
+    /// It was reached, or may have been.
+    #[error("no answer")]
+    NoAnswer(#[source] reqwest::Error),
+    /// It answered something else.
+    #[error("answered with {0}")]
+    Status(reqwest::StatusCode),
+}
+
+/// The client to other data nodes; cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    http: reqwest::Client,
+}
+
+impl Peers {
+    /// A client; connects on first use, and notices connections that are dead.
+    ///
+    /// # Errors
+    /// When HTTP can't be set up.
+    pub fn new() -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .http2_prior_knowledge()
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .http2_keep_alive_timeout(Duration::from_secs(2))
+            .http2_adaptive_window(true)
+            .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
+            .build()?;
+        Ok(Self { http })
+    }
+
+    /// A message to another copy.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn message(&self, addr: &str, shard: ShardId, message: &Message) -> Result<Answer, PeerError> {
+        self.post(addr, &format!("shards/{shard}/messages"), message, MESSAGE_TIMEOUT_MS).await
+    }
+
+    /// Writes handed to the primary.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn write(
+        &self,
+        addr: &str,
+        shard: ShardId,
+        call: &WriteCall,
+        timeout_ms: u64,
+    ) -> Result<WriteOutcomes, PeerError> {
+        self.post(addr, &format!("shards/{shard}/writes"), call, timeout_ms).await
+    }
+
+    /// A read handed to the primary.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn read(
+        &self,
+        addr: &str,
+        shard: ShardId,
+        call: &ReadCall,
+        timeout_ms: u64,
+    ) -> Result<Outcome<Write>, PeerError> {
+        self.post(addr, &format!("shards/{shard}/reads"), call, timeout_ms).await
+    }
+
+    /// A search handed to the primary of some shards; outcomes in their order.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn search(
+        &self,
+        addr: &str,
+        call: &SearchCall,
+        timeout_ms: u64,
+    ) -> Result<Vec<Outcome<Vec<Found>>>, PeerError> {
+        self.post(addr, "search", call, timeout_ms).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        addr: &str,
+        path: &str,
+        body: &impl Serialize,
+        timeout_ms: u64,
+    ) -> Result<T, PeerError> {
+        let request = self.http.post(format!("http://{addr}/peer/v1/{path}")).json(body);
+        let sent = request.timeout(Duration::from_millis(timeout_ms)).send().await;
+        let failed = |error: reqwest::Error| {
+            if error.is_connect() { PeerError::NotReached(error) } else { PeerError::NoAnswer(error) }
+        };
+        let answer = sent.map_err(failed)?;
+        if !answer.status().is_success() {
+            return Err(PeerError::Status(answer.status()));
+        }
+        answer.json().await.map_err(PeerError::NoAnswer)
+    }
+}
