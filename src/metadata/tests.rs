@@ -1,3 +1,5 @@
-//! The state machine as a whole.
+//! The state machine as a whole: any sequence of commands, and golden scripts.
 
+mod golden;
 mod properties;
+mod script;

@@ -110,7 +110,8 @@ impl Tx<'_> {
             shard.demote_to_learner(&old);
         }
         shard.lost = false;
-        shard.founding = !has_copy;
+        // A copy that was never opened may not have been made.
+        shard.founding |= !has_copy;
         self.put_shard(shard);
         let about = About { node: Some(node), shard: Some(id), migration: None };
         self.event("primary_forced", about, format!("{node} leads, alone in sync; data loss accepted"));
