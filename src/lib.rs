@@ -1,5 +1,6 @@
 //! A Raft-backed metadata coordinator for a sharded vector database.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod coordinator;
@@ -10,6 +11,7 @@ pub mod metrics;
 pub mod migration;
 pub mod placement;
 pub mod proposer;
+pub mod server;
 pub mod soft;
 
 pub use ruvector_cluster_client as client;

@@ -6,6 +6,7 @@
 //! An entry that this build does not understand stops the process: to skip it would make this copy differ from the others.
 
 mod changes;
+mod codec;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +17,9 @@ use ruvector_cluster_raft::{Applied, RestoreError, StateMachine};
 use tokio::sync::watch;
 
 use crate::metadata::{COMMAND_VERSION, Envelope, Metadata, RowChange, RowsError, apply};
-use crate::proposer;
 
 pub use changes::{ChangeLog, Compacted, Logged};
+pub use codec::{CodecError, decode, encode};
 
 /// Drives [`Metadata`].
 pub struct Machine {
@@ -39,7 +40,7 @@ impl Machine {
 
 impl StateMachine for Machine {
     fn apply(&mut self, index: u64, time_ms: u64, command: &[u8]) -> Applied {
-        let envelope: Envelope = match proposer::decode(command) {
+        let envelope: Envelope = match decode(command) {
             Ok(envelope) => envelope,
             Err(error) => panic!("log entry {index} is not understood ({error}): run the newest version"),
         };
@@ -50,7 +51,7 @@ impl StateMachine for Machine {
         );
         let applied = apply(&mut self.state, index, time_ms, &envelope);
         self.changes.note(&self.state, &applied.changes);
-        let outcome = proposer::encode(&applied.outcome).expect("an outcome is plain data with string keys");
+        let outcome = encode(&applied.outcome).expect("an outcome is plain data with string keys");
         let rows = applied.rows.into_iter().map(|RowChange { key, value }| (key, value.map(Bytes::from)));
         Applied { outcome, rows: rows.collect() }
     }

@@ -1,2 +1,125 @@
-//! placeholder
-fn main() {}
+//! The binary: command line, logging, signals, exit codes.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use ruvector_cluster::cli::{self, Action, CliError};
+use ruvector_cluster::config::{Config, LogFormat};
+use ruvector_cluster::server::{self, Parts};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// A bad flag, environment value or file.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let action = match cli::parse(std::env::args_os(), std::env::vars().collect()) {
+        Ok(action) => action,
+        Err(CliError::Usage(error)) => error.exit(),
+        Err(CliError::Config(error)) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let ran = match action {
+        Action::Server(config) => start(*config, Announce::Log),
+        Action::Dev { config } => dev(*config),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(why)) => {
+            eprintln!("error: {why}");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failure::Run(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Failure {
+    Usage(String),
+    Run(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Run(error)
+    }
+}
+
+/// How the URL is told.
+#[derive(Clone, Copy)]
+enum Announce {
+    /// In the log.
+    Log,
+    /// Also as the first line of standard output, for people and scripts.
+    Print,
+}
+
+fn dev(mut config: Config) -> Result<(), Failure> {
+    // Kept until the node has stopped; then the directory goes.
+    let temporary = tempfile::Builder::new().prefix("ruvector-cluster-dev-").tempdir();
+    let temporary = temporary.context("cannot make a temporary directory")?;
+    if config.data_dir.as_os_str().is_empty() {
+        config.data_dir = temporary.path().join("data");
+    }
+    start(config, Announce::Print)
+}
+
+fn start(config: Config, announce: Announce) -> Result<(), Failure> {
+    init_logging(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    Ok(runtime.block_on(run(config, announce))?)
+}
+
+fn init_logging(config: &Config) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&config.log).map_err(|e| Failure::Usage(format!("--log: {e}")))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+async fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    watch_signals(shutdown.clone())?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| {
+        format!("cannot listen on {}: stop what listens there or choose another --listen", config.listen)
+    })?;
+    let parts = Parts::of_this_machine(&config)?;
+    if let Announce::Print = announce {
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "http://{}", listener.local_addr()?)?;
+        stdout.flush()?;
+    }
+    server::run(config, listener, parts, shutdown).await?;
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT stops with grace, the second at once.
+fn watch_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    tokio::spawn(async move {
+        for turn in 0_u32.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if turn > 0 {
+                std::process::exit(1);
+            }
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}

@@ -78,7 +78,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(
         "log",
         "FILTER",
-        Some("info"),
+        Some("info,openraft=warn,sled=warn"),
         "What is logged to stderr, such as `info` or `ruvector_cluster=debug,warn`",
     ),
     option("log-format", "FORMAT", Some("text"), "`text` or `json`"),

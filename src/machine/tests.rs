@@ -15,7 +15,7 @@ fn settings() -> Settings {
 
 fn encoded(command: Command) -> Bytes {
     let actor = "client".to_owned();
-    proposer::encode(&Envelope { version: COMMAND_VERSION, actor, key: None, command }).unwrap()
+    encode(&Envelope { version: COMMAND_VERSION, actor, key: None, command }).unwrap()
 }
 
 fn register(node: &str) -> Bytes {
@@ -36,7 +36,7 @@ fn register(node: &str) -> Bytes {
 fn founded() -> (Machine, watch::Receiver<Arc<Metadata>>, Arc<ChangeLog>) {
     let (mut machine, state, changes) = Machine::new();
     let found = encoded(Command::Found { cluster_id: "c".into(), settings: settings() });
-    let outcome: Outcome = proposer::decode(&machine.apply(1, 10, &found).outcome).unwrap();
+    let outcome: Outcome = decode(&machine.apply(1, 10, &found).outcome).unwrap();
     outcome.result.unwrap();
     machine.publish(1, 10);
     (machine, state, changes)
@@ -88,5 +88,5 @@ fn an_entry_of_a_newer_version_stops_the_process() {
     let (mut machine, _, _) = founded();
     let command = Command::SetPaused { paused: true };
     let newer = Envelope { version: COMMAND_VERSION + 1, actor: "client".into(), key: None, command };
-    machine.apply(2, 20, &proposer::encode(&newer).unwrap());
+    machine.apply(2, 20, &encode(&newer).unwrap());
 }

@@ -1,0 +1,276 @@
+//! What handlers share: the node, the published state, the coordinator, limits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ruvector_cluster_client::clock::Clock;
+use ruvector_cluster_client::ids::Revision;
+use ruvector_cluster_raft::Node;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{ApiError, Code};
+use super::extract::{Consistency, Params};
+use crate::coordinator::Coordinator;
+use crate::machine::ChangeLog;
+use crate::metadata::{
+    Answer, Command, Envelope, Founded, Metadata, Outcome, RejectionCode, RequestKey, view,
+};
+use crate::metrics::Metrics;
+use crate::proposer;
+use crate::soft::Soft;
+
+/// What handlers share.
+pub struct App {
+    /// Consensus.
+    pub node: Node,
+    /// The replicated state, as published last.
+    pub state: watch::Receiver<Arc<Metadata>>,
+    /// What changed lately.
+    pub changes: Arc<ChangeLog>,
+    /// Heartbeats, leases, soft state.
+    pub coordinator: Coordinator,
+    /// What is measured.
+    pub metrics: Arc<Metrics>,
+    /// The two clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Cancelled when this control node stops.
+    pub shutdown: CancellationToken,
+    /// How much runs at once.
+    pub limits: Limits,
+    request_prefix: u64,
+    request_count: AtomicU64,
+    map: Mutex<Option<(Revision, Bytes)>>,
+}
+
+impl App {
+    /// Shares the parts; `request_prefix` tells this process's request ids from others'.
+    #[expect(clippy::too_many_arguments, reason = "called once, by the server's start")]
+    pub fn new(
+        node: Node,
+        state: watch::Receiver<Arc<Metadata>>,
+        changes: Arc<ChangeLog>,
+        coordinator: Coordinator,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+        request_prefix: u64,
+    ) -> Arc<Self> {
+        let limits = Limits::default();
+        let request_count = AtomicU64::new(0);
+        Arc::new(Self {
+            node,
+            state,
+            changes,
+            coordinator,
+            metrics,
+            clock,
+            shutdown,
+            limits,
+            request_prefix,
+            request_count,
+            map: Mutex::new(None),
+        })
+    }
+
+    /// A new request's id.
+    pub fn next_request_id(&self) -> String {
+        let n = self.request_count.fetch_add(1, Ordering::Relaxed);
+        format!("{:08x}-{n:x}", self.request_prefix & 0xffff_ffff)
+    }
+
+    /// The state as published last.
+    pub fn published(&self) -> Arc<Metadata> {
+        self.state.borrow().clone()
+    }
+
+    /// The state to answer a read from, as fresh as `consistency` in its parameters asks.
+    ///
+    /// # Errors
+    /// 503 without a leader or before the cluster is founded, 400 for a bad parameter.
+    pub(super) async fn read(&self, params: &Params) -> Result<Arc<Metadata>, ApiError> {
+        match params.consistency()? {
+            Consistency::Linearizable => self.read_linearizable().await,
+            Consistency::Stale => {
+                let state = self.published();
+                founded(&state)?;
+                Ok(state)
+            }
+        }
+    }
+
+    /// A state that has every change acknowledged before now.
+    ///
+    /// # Errors
+    /// 503 without a leader or before the cluster is founded.
+    pub async fn read_linearizable(&self) -> Result<Arc<Metadata>, ApiError> {
+        self.node.read_index().await?;
+        let state = self.published();
+        founded(&state)?;
+        Ok(state)
+    }
+
+    /// Whether this control node leads, so that its soft state is the cluster's.
+    pub fn leads(&self) -> bool {
+        self.node.leadership().borrow().mine.is_some()
+    }
+
+    /// What only the leader knows; None on any other control node.
+    pub fn soft(&self) -> Option<Arc<Soft>> {
+        self.coordinator.soft().filter(|_| self.leads())
+    }
+
+    /// The map as JSON, written once for each revision.
+    ///
+    /// # Errors
+    /// 503 before the cluster is founded.
+    pub fn map_json(&self, state: &Metadata) -> Result<Bytes, ApiError> {
+        let mut cached = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((revision, json)) = &*cached
+            && *revision == state.revision()
+        {
+            return Ok(json.clone());
+        }
+        founded(state)?;
+        let json = serde_json::to_vec(&view::map(state))
+            .map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+        let json = Bytes::from(json);
+        *cached = Some((state.revision(), json.clone()));
+        Ok(json)
+    }
+
+    /// Proposes on behalf of a client, and answers what came of it.
+    ///
+    /// # Errors
+    /// The command's refusal, or why it was not carried out.
+    pub async fn propose(
+        &self,
+        key: Option<RequestKey>,
+        command: Command,
+    ) -> Result<(Revision, Answer), ApiError> {
+        self.propose_as("client".to_owned(), key, command).await
+    }
+
+    /// As [`App::propose`], for the actor named.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn propose_as(
+        &self,
+        actor: String,
+        key: Option<RequestKey>,
+        command: Command,
+    ) -> Result<(Revision, Answer), ApiError> {
+        let envelope = Envelope { version: proposer::COMMAND_VERSION, actor, key, command };
+        let outcome: Outcome = proposer::propose(&self.node, &envelope).await?;
+        Ok((outcome.revision, outcome.result?))
+    }
+
+    /// Waits until the published state makes `done` true, the time is over or this control node stops; answers the state.
+    pub async fn wait_until(&self, wait: Duration, mut done: impl FnMut(&Metadata) -> bool) -> Arc<Metadata> {
+        let mut state = self.state.clone();
+        let deadline = Instant::now() + wait;
+        loop {
+            let current = state.borrow_and_update().clone();
+            if wait.is_zero() || done(&current) {
+                return current;
+            }
+            let over = tokio::select! {
+                changed = state.changed() => changed.is_err(),
+                () = tokio::time::sleep_until(deadline) => true,
+                () = self.shutdown.cancelled() => true,
+            };
+            if over {
+                return self.published();
+            }
+        }
+    }
+}
+
+/// What the cluster was founded with.
+///
+/// # Errors
+/// 503 before that.
+pub(super) fn founded(state: &Metadata) -> Result<&Founded, ApiError> {
+    state.founded().ok_or_else(|| {
+        ApiError::new(
+            Code::Rejected(RejectionCode::Founding),
+            "the cluster has not been founded yet: not enough of its control nodes have met",
+        )
+    })
+}
+
+/// Holds one place among those that run at once.
+pub(super) type Permit = OwnedSemaphorePermit;
+
+/// How much runs at once; more is refused with 429, so that nothing piles up.
+pub struct Limits {
+    writes: Arc<Semaphore>,
+    node_writes: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// Each holds a proposal or a forwarded call of at most 1 MiB.
+const MAX_WRITES: usize = 1_024;
+/// Heartbeats and reports of thousands of data nodes.
+const MAX_NODE_WRITES: usize = 4_096;
+/// Reads passed on to the leader.
+const MAX_SOFT_READS: usize = 1_024;
+/// Open watches and long polls.
+const MAX_STREAMS: usize = 20_000;
+
+impl Default for Limits {
+    fn default() -> Self {
+        let semaphore = |n| Arc::new(Semaphore::new(n));
+        Self {
+            writes: semaphore(MAX_WRITES),
+            node_writes: semaphore(MAX_NODE_WRITES),
+            reads: semaphore(MAX_SOFT_READS),
+            streams: semaphore(MAX_STREAMS),
+        }
+    }
+}
+
+impl Limits {
+    /// A place for a write.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn write(&self) -> Result<Permit, ApiError> {
+        take(&self.writes, "writes")
+    }
+
+    /// A place for a heartbeat or reports.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn node_write(&self) -> Result<Permit, ApiError> {
+        take(&self.node_writes, "heartbeats and reports")
+    }
+
+    /// A place for a read that may be passed on.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn read(&self) -> Result<Permit, ApiError> {
+        take(&self.reads, "reads")
+    }
+
+    /// A place for a watch or a long poll.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn stream(&self) -> Result<Permit, ApiError> {
+        take(&self.streams, "watches and long polls")
+    }
+}
+
+fn take(places: &Arc<Semaphore>, what: &str) -> Result<Permit, ApiError> {
+    let refuse =
+        |_| ApiError::new(Code::Overloaded, format!("too many {what} are in flight; nothing was done"));
+    places.clone().try_acquire_owned().map_err(refuse)
+}

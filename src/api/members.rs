@@ -1,0 +1,176 @@
+//! The control cluster's members and its leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use ruvector_cluster_client::ids::NodeId;
+use ruvector_cluster_client::wire::{AddMemberRequest, LeaderInfo, Member, MemberRole, TransferRequest};
+use ruvector_cluster_raft as raft;
+use serde_json::json;
+
+use super::answer::{self, Answer, Page};
+use super::app::App;
+use super::error::ApiError;
+use super::extract::{LARGE_BODY_LIMIT_BYTES, NoBody, Params, Write, node_id};
+use super::forward;
+
+/// Name and address of the leader.
+pub(super) fn leader_info(leader: &raft::MemberInfo) -> Option<LeaderInfo> {
+    Some(LeaderInfo { id: NodeId::new(&leader.name).ok()?, url: leader.client_url.clone() })
+}
+
+/// All control nodes, by name.
+pub(super) fn members(app: &App) -> Vec<Member> {
+    let mut members: Vec<Member> = app.node.members().into_iter().filter_map(member).collect();
+    members.sort_by(|a, b| (&a.id, a.raft_id).cmp(&(&b.id, b.raft_id)));
+    members
+}
+
+#[derive(serde::Deserialize)]
+struct MemberList {
+    members: Vec<Member>,
+}
+
+/// All control nodes with what only the leader knows of them.
+///
+/// # Errors
+/// 503 when the leader does not answer.
+pub(super) async fn as_leader_knows(app: &Arc<App>) -> Result<Vec<Member>, ApiError> {
+    if app.leads() {
+        return Ok(members(app));
+    }
+    let response = forward::ask_leader(app, "/v1/members").await?;
+    let bytes = axum::body::to_bytes(response.into_body(), LARGE_BODY_LIMIT_BYTES).await.unwrap_or_default();
+    let list: Result<MemberList, _> = serde_json::from_slice(&bytes);
+    list.map(|list| list.members).map_err(|_| ApiError::no_leader())
+}
+
+fn member(member: raft::Member) -> Option<Member> {
+    Some(Member {
+        id: NodeId::new(&member.info.name).ok()?,
+        raft_id: member.info.raft_id,
+        role: match member.role {
+            raft::MemberRole::Voter => MemberRole::Voter,
+            raft::MemberRole::Learner => MemberRole::Learner,
+        },
+        client_url: member.info.client_url,
+        peer_url: member.info.peer_url,
+        matched: member.matched,
+        last_contact_ms: member.last_contact_ms,
+    })
+}
+
+/// `GET /v1/members`.
+pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> Answer {
+    params.only(&["limit", "cursor", "consistency"])?;
+    let page = Page::of(&params)?;
+    let after: Option<NodeId> = page.after_parsed()?;
+    let state = app.read(&params).await?;
+    let members = members(&app).into_iter().filter(|m| after.as_ref().is_none_or(|after| m.id > *after));
+    page.list(state.revision(), "members", members, |member| member.id.to_string())
+}
+
+/// `POST /v1/leader/transfer`.
+pub(super) async fn transfer(
+    State(app): State<Arc<App>>,
+    params: Params,
+    write: Write<TransferRequest>,
+) -> Answer {
+    params.only(&[])?;
+    let to = match &write.body.to {
+        Some(name) => Some(raft_id(&app, name)?),
+        None => None,
+    };
+    app.node.transfer(to).await?;
+    let leader = app.node.leadership().borrow().leader.as_ref().and_then(leader_info);
+    answer::ok(app.published().revision(), &json!({ "leader": leader }))
+}
+
+fn raft_id(app: &App, name: &NodeId) -> Result<u64, ApiError> {
+    let found = app.node.members().into_iter().find(|m| m.info.name == name.as_str());
+    found.map(|m| m.info.raft_id).ok_or_else(|| ApiError::not_found(format!("control node {name}")))
+}
+
+/// `POST /v1/members`: asks the control node at `client_url` who it is, and takes it in as a learner.
+pub(super) async fn add(
+    State(app): State<Arc<App>>,
+    params: Params,
+    write: Write<AddMemberRequest>,
+) -> Answer {
+    params.only(&[])?;
+    let body = write.body;
+    let seat = match (&body.replaces, body.learner_only) {
+        (Some(_), true) => {
+            return Err(ApiError::invalid(
+                "`replaces` and `learner_only` exclude each other: a learner takes no voter's seat",
+            ));
+        }
+        (Some(name), false) => raft::Seat::InsteadOf(raft_id(&app, name)?),
+        (None, true) => raft::Seat::Learner,
+        (None, false) => raft::Seat::Voter,
+    };
+    let hello = ask_hello(&body.client_url).await?;
+    if hello.member.name != body.id.as_str() {
+        return Err(ApiError::invalid(format!(
+            "the control node at {} is named {}",
+            body.client_url, hello.member.name
+        )));
+    }
+    if hello.cluster_id.is_some() && hello.cluster_id != app.node.cluster_id() {
+        return Err(ApiError::invalid(format!(
+            "the control node {} belongs to another cluster: it needs an empty data directory",
+            body.id
+        )));
+    }
+    let info = raft::MemberInfo {
+        name: hello.member.name,
+        raft_id: hello.member.raft_id,
+        client_url: body.client_url,
+        peer_url: body.peer_url,
+    };
+    app.node.add_member(info, seat).await?;
+    let members = members(&app);
+    let added = members.iter().find(|m| m.raft_id == hello.member.raft_id);
+    answer::ok(app.published().revision(), &added)
+}
+
+#[derive(serde::Deserialize)]
+struct Hello {
+    member: raft::MemberInfo,
+    cluster_id: Option<String>,
+}
+
+/// How long a control node that is to join may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+
+async fn ask_hello(client_url: &str) -> Result<Hello, ApiError> {
+    let refuse = |e: reqwest::Error| {
+        ApiError::invalid(format!(
+            "the control node at {client_url} does not say who it is: {}",
+            e.without_url()
+        ))
+    };
+    let client = reqwest::Client::builder().no_proxy().timeout(HELLO_TIMEOUT).build().map_err(refuse)?;
+    let url = format!("{}/v1/hello", client_url.trim_end_matches('/'));
+    let response =
+        client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(refuse)?;
+    response.json().await.map_err(refuse)
+}
+
+/// `DELETE /v1/members/{id}`.
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<NoBody>,
+) -> Answer {
+    params.only(&[])?;
+    // What makes a removal conditional is the quorum; members have no ETag.
+    if write.if_match.is_some() {
+        return Err(ApiError::malformed("members have no ETag: leave `If-Match` out"));
+    }
+    let name = node_id(&id)?;
+    app.node.remove_member(raft_id(&app, &name)?).await?;
+    answer::ok(app.published().revision(), &json!({ "members": members(&app) }))
+}

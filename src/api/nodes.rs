@@ -1,0 +1,192 @@
+//! Data nodes: registration, heartbeats, reports, and what operators wish of them.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use ruvector_cluster_client::ids::{NodeId, Revision};
+use ruvector_cluster_client::wire::{
+    DrainRequest, HeartbeatRequest, MaintenanceRequest, Node, PatchNodeRequest, RegisterRequest,
+    RegisterResponse,
+};
+use serde_json::json;
+
+use super::answer::{self, Page};
+use super::app::{App, founded};
+use super::drain;
+use super::error::{ApiError, Code};
+use super::extract::{NoBody, Params, Write, node_id};
+use super::soft;
+use crate::metadata::{Answer, Command, NodeRow, Register, RequestKey, Wish};
+
+/// `GET /v1/nodes`.
+pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> answer::Answer {
+    params.only(&["limit", "cursor", "consistency"])?;
+    let page = Page::of(&params)?;
+    let after: Option<NodeId> = page.after_parsed()?;
+    let state = app.read(&params).await?;
+    let soft = app.soft();
+    let rows = state.nodes().filter(|row| after.as_ref().is_none_or(|after| row.id > *after));
+    let nodes = rows.map(|row| soft::node(&state, row, soft.as_deref()));
+    page.list(state.revision(), "nodes", nodes, |node| node.id.to_string())
+}
+
+/// `GET /v1/nodes/{id}`.
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+) -> answer::Answer {
+    params.only(&["consistency"])?;
+    let id = node_id(&id)?;
+    let state = app.read(&params).await?;
+    let row = state.node(&id).ok_or_else(|| ApiError::not_found(format!("data node {id}")))?;
+    let node = soft::node(&state, row, app.soft().as_deref());
+    answer::tagged(row.revision, answer::ok(state.revision(), &node))
+}
+
+/// `PUT /v1/nodes/{id}`.
+pub(super) async fn register(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<RegisterRequest>,
+) -> answer::Answer {
+    params.only(&[])?;
+    let id = node_id(&id)?;
+    let body = write.body;
+    let known = app.published();
+    if let Some(asked) = write.if_match {
+        let row = known.node(&id).map(|row| row.revision);
+        if row != Some(asked) {
+            return Err(ApiError::new(
+                Code::PreconditionFailed,
+                format!("data node {id} is not at revision {asked}"),
+            ));
+        }
+    }
+    let another_store = known.node(&id).is_some_and(|row| row.store_id != body.store_id);
+    let lease_over_of = if another_store { app.coordinator.lease_over(&id) } else { None };
+    let command = Command::Register(Register {
+        node: id.clone(),
+        addr: body.addr,
+        store_id: body.store_id,
+        zone: body.zone,
+        rack: body.rack,
+        labels: body.labels,
+        capacity: body.capacity,
+        capacity_bytes: body.capacity_bytes,
+        accept_data_loss: body.accept_data_loss,
+        lease_over_of,
+    });
+    let (revision, answer) = app.propose_as(format!("node:{id}"), write.key, command).await?;
+    let Answer::Registered { node: row } = answer else {
+        return Err(ApiError::new(Code::Internal, "a registration was answered by something else"));
+    };
+    app.coordinator.observe_registration(&row.id, row.incarnation);
+    let state = app.published();
+    let founded = founded(&state)?;
+    let response = RegisterResponse {
+        node: soft::node(&state, &row, app.soft().as_deref()),
+        incarnation: row.incarnation,
+        lease_ms: founded.settings.lease_ms,
+        heartbeat_interval_ms: founded.settings.heartbeat_interval_ms,
+        generation: founded.generation,
+        revision,
+        assigned_revision: row.assigned_revision,
+    };
+    answer::tagged(row.revision, answer::ok(revision, &response))
+}
+
+/// `PATCH /v1/nodes/{id}`.
+pub(super) async fn patch(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<PatchNodeRequest>,
+) -> answer::Answer {
+    params.only(&[])?;
+    let node = node_id(&id)?;
+    let command = Command::PatchNode { node: node.clone(), if_match: write.if_match, patch: write.body };
+    let (revision, _) = app.propose(write.key, command).await?;
+    answer_node(&app, &node, revision)
+}
+
+/// `DELETE /v1/nodes/{id}`.
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<NoBody>,
+) -> answer::Answer {
+    params.only(&[])?;
+    let node = node_id(&id)?;
+    let (revision, _) =
+        app.propose(write.key, Command::DeleteNode { node, if_match: write.if_match }).await?;
+    answer::ok(revision, &json!({ "revision": revision }))
+}
+
+/// `POST /v1/nodes/{id}/drain`: what it would take with `dry_run`.
+pub(super) async fn drain(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<DrainRequest>,
+) -> answer::Answer {
+    params.only(&[])?;
+    let node = node_id(&id)?;
+    let state = app.read_linearizable().await?;
+    let soft = app.soft().ok_or_else(ApiError::no_leader)?;
+    let plan = drain::plan(&state, &soft, &node, app.clock.wall_ms())?;
+    if write.body.dry_run {
+        return answer::ok(state.revision(), &plan);
+    }
+    wish(&app, node, write.key, Wish::Drain).await
+}
+
+/// `DELETE /v1/nodes/{id}/drain` and `/maintenance`: the node takes copies again.
+pub(super) async fn schedule(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<NoBody>,
+) -> answer::Answer {
+    params.only(&[])?;
+    wish(&app, node_id(&id)?, write.key, Wish::Schedule).await
+}
+
+/// `POST /v1/nodes/{id}/maintenance`.
+pub(super) async fn maintain(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<MaintenanceRequest>,
+) -> answer::Answer {
+    params.only(&[])?;
+    wish(&app, node_id(&id)?, write.key, Wish::Maintain { duration_ms: write.body.duration_ms }).await
+}
+
+async fn wish(app: &App, node: NodeId, key: Option<RequestKey>, wish: Wish) -> answer::Answer {
+    let (revision, _) = app.propose(key, Command::SetIntent { node: node.clone(), wish }).await?;
+    answer_node(app, &node, revision)
+}
+
+/// The node as it is after a change. Deleted meanwhile, it is not found.
+fn answer_node(app: &App, id: &NodeId, revision: Revision) -> answer::Answer {
+    let state = app.published();
+    let row: &NodeRow = state.node(id).ok_or_else(|| ApiError::not_found(format!("data node {id}")))?;
+    let node: Node = soft::node(&state, row, app.soft().as_deref());
+    answer::tagged(row.revision, answer::ok(revision, &node))
+}
+
+/// `POST /v1/nodes/{id}/heartbeat`.
+pub(super) async fn heartbeat(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<HeartbeatRequest>,
+) -> answer::Answer {
+    params.only(&[])?;
+    let node = node_id(&id)?;
+    let response = app.coordinator.heartbeat(&node, &write.body).await?;
+    answer::ok(response.revision, &response)
+}

@@ -1,0 +1,125 @@
+//! `GET /v1/watch`: every change in order, without gap or duplicate.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::Stream;
+use http::HeaderMap;
+use ruvector_cluster_client::ids::Revision;
+use ruvector_cluster_client::wire::WatchBookmark;
+use tokio::sync::watch;
+
+use super::answer::CLUSTER_REVISION;
+use super::app::{App, Permit, founded};
+use super::error::{ApiError, Code};
+use super::extract::Params;
+use crate::machine::Compacted;
+use crate::metadata::Metadata;
+
+/// While nothing happens, the watcher is told so this often; well below what clients take for a dead stream.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(5);
+
+/// Events taken from the log at once.
+const BATCH: usize = 256;
+
+/// `GET /v1/watch`.
+pub(super) async fn watch(
+    State(app): State<Arc<App>>,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    params.only(&["from", "consistency"])?;
+    let permit = app.limits.stream()?;
+    let from = params.integer("from")?.or(last_event_id(&headers)?).map(Revision);
+    let mut queue = VecDeque::new();
+    let told = match from {
+        Some(from) => {
+            founded(&app.published())?;
+            app.changes.after(from, from, 1).map_err(|c| compacted(from, c))?;
+            from
+        }
+        None => {
+            let state = app.read(&params).await?;
+            let map = app.map_json(&state)?;
+            let map = std::str::from_utf8(&map).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+            queue.push_back(Event::default().event("snapshot").id(state.revision().to_string()).data(map));
+            state.revision()
+        }
+    };
+    let state = app.state.clone();
+    let watching = Watching { app, state, told, queue, _permit: permit };
+    let mut response = Sse::new(events(watching)).keep_alive(KeepAlive::default()).into_response();
+    response.headers_mut().insert(CLUSTER_REVISION, told.0.into());
+    Ok(response)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let id = id.to_str().ok().and_then(|id| id.parse().ok());
+    id.map(Some).ok_or_else(|| ApiError::malformed("header `Last-Event-ID` is not a revision"))
+}
+
+fn compacted(from: Revision, compacted: Compacted) -> ApiError {
+    ApiError::new(
+        Code::Compacted,
+        format!(
+            "changes are kept from revision {} on, not from {from}: read the map again",
+            compacted.known_since
+        ),
+    )
+}
+
+struct Watching {
+    app: Arc<App>,
+    state: watch::Receiver<Arc<Metadata>>,
+    told: Revision,
+    queue: VecDeque<Event>,
+    _permit: Permit,
+}
+
+fn events(watching: Watching) -> impl Stream<Item = Result<Event, Infallible>> {
+    futures::stream::unfold(watching, |mut watching| async move {
+        let event = watching.next().await?;
+        Some((Ok(event), watching))
+    })
+}
+
+impl Watching {
+    /// The next event; None ends the stream: we stop, or the watcher fell behind what is kept and asks again to be told so.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            let published = self.state.borrow_and_update().revision();
+            if published > self.told {
+                let logged = self.app.changes.after(self.told, published, BATCH).ok()?;
+                // Revisions that changed nothing to tell of pass without an event.
+                self.told = if logged.len() < BATCH { published } else { logged.last()?.revision() };
+                self.queue.extend(logged.iter().map(|logged| {
+                    Event::default().event("change").id(logged.revision().to_string()).data(logged.json())
+                }));
+                continue;
+            }
+            tokio::select! {
+                changed = self.state.changed() => changed.ok()?,
+                () = self.app.shutdown.cancelled() => return None,
+                () = tokio::time::sleep(BOOKMARK_EVERY) => {
+                    if published == self.told {
+                        return self.bookmark();
+                    }
+                }
+            }
+        }
+    }
+
+    fn bookmark(&self) -> Option<Event> {
+        let event = Event::default().event("bookmark").id(self.told.to_string());
+        event.json_data(WatchBookmark { revision: self.told }).ok()
+    }
+}

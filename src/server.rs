@@ -1,0 +1,287 @@
+//! A control node's parts put together: files, consensus, state, coordinator, API.
+//!
+//! Everything that reaches outside comes in through [`Parts`], so that tests and simulations embed a node with their own
+//! disk, transport and clock. [`run`] ends when it is told to, or when the node can no longer be relied on.
+
+mod founder;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::response::IntoResponse;
+use axum::serve::ListenerExt;
+use bytes::Bytes;
+use ruvector_cluster_client::clock::{Clock, SystemClock};
+use ruvector_cluster_raft::http::HttpTransport;
+use ruvector_cluster_raft::transport::Transport;
+use ruvector_cluster_raft::{
+    AppHandler, FatalError, Leadership, LeadershipState, Node, NodeConfig, ProposeError, ReadError,
+    StartError,
+};
+use ruvector_cluster_storage::{Disk, OpenError, OpenOptions, RealDisk, Rows, SledRows, Storage};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiError, App};
+use crate::config::Config;
+use crate::coordinator::{Control, Coordinator};
+use crate::machine::{self, Machine};
+use crate::metadata::{Envelope, Outcome, Settings};
+use crate::metrics::Metrics;
+use crate::proposer;
+
+/// How long a stopping node waits for requests to finish.
+const FINISH_WAIT: Duration = Duration::from_secs(10);
+
+/// What a control node reaches the outside through.
+pub struct Parts {
+    /// Its files.
+    pub disk: Arc<dyn Disk>,
+    /// Its stored rows.
+    pub rows: Arc<dyn Rows>,
+    /// Its way to other control nodes.
+    pub transport: Arc<dyn Transport>,
+    /// Its clocks.
+    pub clock: Arc<dyn Clock>,
+    /// For everything random in Raft; None draws from the system.
+    pub seed: Option<u64>,
+    /// Tells this process's request ids from others'.
+    pub request_prefix: u64,
+}
+
+impl Parts {
+    /// The machine's own.
+    ///
+    /// # Errors
+    /// When the HTTP client or the system's random source cannot be had.
+    pub fn of_this_machine(config: &Config) -> Result<Self, ServerError> {
+        let setup = |e: Box<dyn std::error::Error + Send + Sync>| ServerError::Setup(e);
+        let transport = HttpTransport::new().map_err(|e| setup(e.into()))?;
+        Ok(Self {
+            disk: Arc::new(RealDisk::new(config.data_dir.clone())),
+            rows: Arc::new(SledRows::new(config.data_dir.join("rows"))),
+            transport: Arc::new(transport),
+            clock: Arc::new(SystemClock),
+            seed: None,
+            request_prefix: getrandom::u64().map_err(|e| setup(e.to_string().into()))?,
+        })
+    }
+}
+
+/// Why a control node did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The process lacks something.
+    #[error("cannot set up this control node")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The data directory.
+    #[error("cannot open the data directory")]
+    Open(#[from] OpenError),
+    /// Consensus.
+    #[error("cannot start consensus")]
+    Start(#[from] StartError),
+    /// It can no longer be relied on.
+    #[error("this control node stopped: start it again, and if it stops again see what its log says before")]
+    Fatal(#[from] FatalError),
+    /// The client listener.
+    #[error("the client listener failed")]
+    Serve(#[source] std::io::Error),
+}
+
+/// The node as the coordinator sees it.
+struct ControlledNode(Node);
+
+#[async_trait]
+impl Control for ControlledNode {
+    fn leadership(&self) -> watch::Receiver<LeadershipState> {
+        self.0.leadership()
+    }
+
+    async fn propose_fenced(
+        &self,
+        leadership: Leadership,
+        envelope: &Envelope,
+    ) -> Result<Outcome, ProposeError> {
+        proposer::propose_fenced(&self.0, leadership, envelope).await
+    }
+
+    async fn confirm(&self, leadership: Leadership) -> Result<(), ReadError> {
+        self.0.confirm(leadership).await.map(drop)
+    }
+}
+
+/// Requests from other control nodes, once the API is there to answer them.
+#[derive(Default)]
+struct Forwarding(Mutex<Option<Router>>);
+
+impl Forwarding {
+    fn set(&self, router: Option<Router>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+}
+
+#[async_trait]
+impl AppHandler for Forwarding {
+    async fn handle(&self, _from_raft_id: u64, body: Bytes) -> Bytes {
+        let router = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let router =
+            router.unwrap_or_else(|| Router::new().fallback(async || ApiError::stopping().into_response()));
+        api::answer_forwarded(router, body).await
+    }
+}
+
+/// Runs a control node on an open client listener until `shutdown`; then hands leadership over and finishes requests.
+///
+/// # Errors
+/// [`ServerError`] when it does not start, or can no longer be relied on.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    parts: Parts,
+    shutdown: CancellationToken,
+) -> Result<(), ServerError> {
+    let storage = Storage::open(parts.disk, parts.rows, OpenOptions::new(config.node_id.as_str())).await?;
+    let (machine, state, changes) = Machine::new();
+    let node_config = node_config(&config, &listener, parts.clock.clone(), parts.seed)?;
+    let forwarding = Arc::new(Forwarding::default());
+    let node =
+        Node::start(node_config, storage, Box::new(machine), parts.transport, forwarding.clone()).await?;
+    let ending = CancellationToken::new();
+    let control = Arc::new(ControlledNode(node.clone()));
+    let (coordinator, coordinating) =
+        Coordinator::spawn(control, state.clone(), parts.clock.clone(), ending.clone());
+    let founding =
+        tokio::spawn(founder::run(node.clone(), state.clone(), config.settings.clone(), ending.clone()));
+    let metrics = Arc::new(Metrics::default());
+    let app = App::new(
+        node.clone(),
+        state,
+        changes,
+        coordinator,
+        metrics,
+        parts.clock,
+        ending.clone(),
+        parts.request_prefix,
+    );
+    let router = api::router(app);
+    forwarding.set(Some(router.clone()));
+    tracing::info!(node = %config.node_id, url = %node.info().client_url, peers = %node.peer_addr(), "listening");
+
+    let serving = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, router, serving.clone().cancelled_owned()));
+    let fatal = tokio::select! {
+        error = node.fatal() => Some(error),
+        () = shutdown.cancelled() => None,
+    };
+    if fatal.is_none() {
+        tracing::info!("stopping: handing leadership over, finishing requests");
+        hand_over(&node).await;
+    }
+    // Watches and long polls end; other requests finish.
+    ending.cancel();
+    serving.cancel();
+    let served = finish(server).await;
+    forwarding.set(None);
+    for (task, name) in [(coordinating, "the coordinator"), (founding, "founding")] {
+        if let Err(error) = task.await {
+            tracing::warn!(%error, "{name} ended badly");
+        }
+    }
+    match fatal {
+        Some(error) => {
+            node.abort();
+            Err(error.into())
+        }
+        None => {
+            node.shutdown().await;
+            served
+        }
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    // Answers are small; waiting to fill a packet would cost more than it saves.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+async fn finish(mut server: tokio::task::JoinHandle<std::io::Result<()>>) -> Result<(), ServerError> {
+    match tokio::time::timeout(FINISH_WAIT, &mut server).await {
+        Ok(Ok(served)) => served.map_err(ServerError::Serve),
+        Ok(Err(error)) => Err(ServerError::Setup(error.into())),
+        Err(_) => {
+            tracing::warn!("some requests did not finish in {} s; they are dropped", FINISH_WAIT.as_secs());
+            server.abort();
+            Ok(())
+        }
+    }
+}
+
+async fn hand_over(node: &Node) {
+    let leads = node.leadership().borrow().mine.is_some();
+    let alone = node.members().len() < 2;
+    if leads
+        && !alone
+        && let Err(error) = node.transfer(None).await
+    {
+        tracing::info!(%error, "stopping without handing over");
+    }
+}
+
+fn node_config(
+    config: &Config,
+    listener: &TcpListener,
+    clock: Arc<dyn Clock>,
+    seed: Option<u64>,
+) -> Result<NodeConfig, ServerError> {
+    let bound = listener.local_addr().map_err(ServerError::Serve)?;
+    let told = |advertised: &Option<String>, addr: std::net::SocketAddr| match advertised {
+        Some(told) => format!("http://{told}"),
+        None => format!("http://{addr}"),
+    };
+    let settings = machine::encode(&config.settings).map_err(|e| ServerError::Setup(e.into()))?;
+    Ok(NodeConfig {
+        name: config.node_id.as_str().to_owned(),
+        client_url: told(&config.advertise, bound),
+        peer_url: told(&config.peer_advertise, config.peer_listen),
+        listen_peer: config.peer_listen,
+        seeds: config.seeds.clone(),
+        bootstrap_expect: config.bootstrap_expect,
+        bootstrap_settings: settings,
+        settings_diff: Arc::new(settings_diff),
+        max_voters: config.max_voters,
+        timing: config.timing,
+        compaction: ruvector_cluster_raft::Compaction::default(),
+        wall_clock: Arc::new(move || clock.wall_ms()),
+        seed,
+    })
+}
+
+/// The options in which two founders differ, with both values.
+fn settings_diff(mine: &[u8], theirs: &[u8]) -> Vec<String> {
+    let (Ok(mine), Ok(theirs)) = (machine::decode::<Settings>(mine), machine::decode::<Settings>(theirs))
+    else {
+        return vec!["settings are not understood: run the same version everywhere".to_owned()];
+    };
+    let rows = [
+        ("--num-shards", u64::from(mine.num_shards), u64::from(theirs.num_shards)),
+        ("--replication-factor", u64::from(mine.replication_factor), u64::from(theirs.replication_factor)),
+        ("--failure-timeout (ms)", mine.failure_timeout_ms, theirs.failure_timeout_ms),
+        ("lease (ms)", mine.lease_ms, theirs.lease_ms),
+        ("--heartbeat-interval (ms)", mine.heartbeat_interval_ms, theirs.heartbeat_interval_ms),
+    ];
+    let differing = rows.iter().filter(|(_, mine, theirs)| mine != theirs);
+    differing.map(|(name, mine, theirs)| format!("{name}: {mine} here, {theirs} there")).collect()
+}
