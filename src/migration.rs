@@ -94,10 +94,12 @@ impl Slots {
         slots
     }
 
-    /// The slots that running and queued migrations leave free.
+    /// The slots that running migrations and the coordinator's own queued ones leave free. An operator's long queue must not
+    /// keep lost copies from being rebuilt.
     pub fn wanted(metadata: &Metadata) -> Self {
         let mut slots = Self::empty(metadata.policy());
-        slots.fill(metadata, metadata.active_migrations());
+        let counts = |row: &&MigrationRow| row.phase != Phase::Queued || !row.by_operator;
+        slots.fill(metadata, metadata.active_migrations().filter(counts));
         slots
     }
 
@@ -142,7 +144,7 @@ impl Slots {
     }
 }
 
-/// The steps that are due. Ascending by migration.
+/// The steps that are due. Of those that wait for a slot the coordinator's own come first: it never queues more than fit.
 pub fn steps(answering: &Answering<'_>, soft: &Soft, now: Now) -> Vec<Change> {
     let metadata = answering.metadata;
     let mut slots = Slots::taken(metadata);
@@ -156,7 +158,9 @@ pub fn steps(answering: &Answering<'_>, soft: &Soft, now: Now) -> Vec<Change> {
         };
         Some(Change::Step { migration: row.id, if_epoch: row.epoch, if_phase: row.phase, step })
     };
-    metadata.active_migrations().filter_map(step).collect()
+    let waits_longer = |row: &&MigrationRow| row.phase == Phase::Queued && row.by_operator;
+    let own = metadata.active_migrations().filter(|row| !waits_longer(row));
+    own.chain(metadata.active_migrations().filter(waits_longer)).filter_map(step).collect()
 }
 
 fn abort(error: impl Into<String>) -> Option<Step> {

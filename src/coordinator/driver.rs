@@ -384,3 +384,6 @@ fn note_rejections(command: &Command, outcome: &Outcome) -> usize {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
