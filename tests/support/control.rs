@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::http::Api;
 use super::ports::PortPair;
-use super::process::Process;
+use super::process::{Process, program};
 use super::wait::{DEADLINE, wait_for};
 
 /// How a test's cluster is started.
@@ -91,8 +91,8 @@ impl ControlCluster {
         let log = self.folder.path().join(format!("{}.log", self.nodes[node].name));
         let node = &mut self.nodes[node];
         assert!(node.process.is_none(), "{} runs", node.name);
-        let program = Path::new(env!("CARGO_BIN_EXE_ruvector-cluster"));
-        node.process = Some(Process::spawn(&node.name, program, &args, &log));
+        let program = program("ruvector-cluster");
+        node.process = Some(Process::spawn(&node.name, &program, &args, &log));
     }
 
     fn args(&self, node: usize, more: &[&str]) -> Vec<String> {

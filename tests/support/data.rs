@@ -1,13 +1,13 @@
 //! Vector nodes as processes: the reference data node, built beside the control node's binary.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::control::ControlCluster;
 use super::http::Api;
 use super::ports::PortPair;
-use super::process::Process;
+use super::process::{Process, program};
 
 /// Numbers in a vector of these tests.
 pub const DIMENSIONS: usize = 4;
@@ -21,17 +21,6 @@ pub struct DataNode {
     folder: PathBuf,
     log: PathBuf,
     process: Option<Process>,
-}
-
-/// The binary that `cargo test --workspace` builds beside our own.
-fn program() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_ruvector-cluster")).with_file_name("vector-node");
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo test --workspace`, or `cargo build -p vector-node` before",
-        program.display()
-    );
-    program
 }
 
 impl DataNode {
@@ -63,7 +52,7 @@ impl DataNode {
             flag("--rack", rack);
         }
         assert!(self.process.is_none(), "{} runs", self.name);
-        self.process = Some(Process::spawn(&self.name, &program(), &args, &self.log));
+        self.process = Some(Process::spawn(&self.name, &program("vector-node"), &args, &self.log));
     }
 
     /// Its name.

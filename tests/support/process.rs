@@ -12,6 +12,19 @@ use super::wait::wait_for;
 /// Lines of each log that a failed test prints.
 const TAIL_LINES: usize = 60;
 
+/// The built binary `name`: beside our own, or in the folder that RUVECTOR_CLUSTER_TEST_BIN_DIR names (a release build, say).
+pub fn program(name: &str) -> PathBuf {
+    let ours = Path::new(env!("CARGO_BIN_EXE_ruvector-cluster")).with_file_name(name);
+    let program =
+        std::env::var_os("RUVECTOR_CLUSTER_TEST_BIN_DIR").map_or(ours, |dir| Path::new(&dir).join(name));
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo test --workspace`, or `cargo build --workspace` before",
+        program.display()
+    );
+    program
+}
+
 /// A running (or stopped, or ended) child.
 #[derive(Debug)]
 pub struct Process {
