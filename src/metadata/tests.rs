@@ -1,5 +1,6 @@
 //! The state machine as a whole: any sequence of commands, and golden scripts.
 
+mod bounds;
 mod golden;
 mod properties;
 mod script;
