@@ -164,8 +164,8 @@ pub struct Replica {
     node: NodeId,
     shard: ShardId,
     limits: Limits,
-    /// Adopted before this process began; only higher ones are led, since positions under these may have been given.
-    adopted_before: Epoch,
+    /// A copy was lost under this epoch. What the assignments of up to it say of founding may be out of date.
+    lost_upto: Epoch,
     seat: Option<Seat>,
     copy: Option<CopyState>,
     granted_until_ms: u64,
@@ -186,7 +186,7 @@ impl Replica {
             node,
             shard,
             limits,
-            adopted_before: found.as_ref().map_or(Epoch(0), |state| state.adopted),
+            lost_upto: Epoch(0),
             seat: None,
             copy: found.map(CopyState::new),
             granted_until_ms: 0,
@@ -348,6 +348,7 @@ impl Replica {
     /// The store says that the copy can't be used any more: nothing rests on it from now on, and it is reported.
     fn on_copy_lost(&mut self) {
         self.step_down();
+        self.lost_upto = self.known_epoch();
         self.copy = None;
         self.fill = None;
         for op in std::mem::take(&mut self.ops) {

@@ -28,14 +28,16 @@ impl Replica {
         if role == Role::Retiring {
             return self.retire(epoch);
         }
-        if self.copy.is_none() && (founding || (role == Role::Learner && !in_sync)) {
+        let founds = founding && epoch > self.lost_upto;
+        if self.copy.is_none() && (founds || (role == Role::Learner && !in_sync)) {
             self.store(StoreAction::Create, Then::Nothing);
         }
         if self.copy.as_ref().is_some_and(|copy| copy.adopted < epoch) {
             self.step_down();
             self.fill = None;
-            let leads = role == Role::Primary && epoch > self.adopted_before;
-            self.store(StoreAction::Adopt(epoch), if leads { Then::Lead(epoch) } else { Then::Nothing });
+            // An epoch that was adopted before is not begun again: positions under it may have been given.
+            let then = if role == Role::Primary { Then::Lead(epoch) } else { Then::Nothing };
+            self.store(StoreAction::Adopt(epoch), then);
         }
         if let (Some(lead), Some(seat)) = (&mut self.lead, &self.seat) {
             lead.in_sync.learn(seat);
@@ -119,8 +121,11 @@ impl Replica {
         keys.sort();
         keys.dedup();
         let then = Then::Align { node: node.clone(), expect, common };
+        let home = copy.last();
         let op = self.store(StoreAction::ReadKeys(keys), then);
         if let Some(peer) = self.lead.as_mut().and_then(|lead| lead.peers.get_mut(node)) {
+            // What is written from here on is kept for it.
+            peer.acked = home;
             peer.state = PeerState::Reading(op);
         }
     }

@@ -132,10 +132,11 @@ impl Lead {
         done
     }
 
-    /// Forgets writes that every streaming copy has, and the oldest ones when slow copies keep too many.
+    /// Forgets writes that every copy has which streams or is about to, and the oldest ones when slow copies keep too
+    /// many.
     pub(super) fn trim(&mut self, stored: Position, limits: &Limits) {
-        let streaming = self.peers.values().filter(|peer| peer.state == PeerState::Stream);
-        let acked = streaming.map(|peer| peer.acked.n).min().unwrap_or(u64::MAX);
+        let joined = self.peers.values().filter(|peer| peer.state != PeerState::Probe);
+        let acked = joined.map(|peer| peer.acked.n).min().unwrap_or(u64::MAX);
         while let Some(oldest) = self.buffer.front() {
             let many = self.buffer.len() > 2 * limits.window || self.buffer_bytes > 2 * limits.window_bytes;
             if oldest.position.n > stored.n || !(many || oldest.position.n <= acked) {
@@ -200,6 +201,9 @@ impl Lead {
             }
         };
         if let (Some(state), Some(peer)) = (state, self.peers.get_mut(node)) {
+            if let PeerState::Opening(base) = state {
+                peer.acked = base;
+            }
             peer.state = state;
         }
         request

@@ -29,7 +29,7 @@ pub(super) struct Peer {
     /// It has no claim to a full copy yet: a migration's target that is not in sync.
     pub(super) learner: bool,
     pub(super) state: PeerState,
-    /// What it has on disk, once it streams.
+    /// What it has on disk, once it streams; before, what it will have when it begins to.
     pub(super) acked: Position,
     pub(super) full: bool,
     /// It can't be made equal by keys; it is to be filled once nothing requires it.

@@ -148,7 +148,9 @@ fn a_member_that_may_have_been_admitted_is_waited_for_until_the_version_moves() 
     let ticket = world.put(&n1, "k", "w");
     for _ in 0..15 {
         settle_without_reports(&mut world);
-        world.messages.retain(|m| !matches!(m, Message::Report { .. }));
+        for report in std::mem::take(&mut world.messages) {
+            world.lose(report);
+        }
         world.tick(100);
     }
     assert_eq!(world.reply(ticket), None);
@@ -159,45 +161,137 @@ fn a_member_that_may_have_been_admitted_is_waited_for_until_the_version_moves() 
     assert_eq!(world.reply(ticket).cloned(), written(1, 2));
 }
 
-#[test]
-fn a_copy_is_not_full_before_the_stream_is_past_what_its_source_had() {
-    let mut coordinator = coordinator::Coordinator::new(&[node("n1"), node("n2"), node("n3")], 2);
-    coordinator.founding = false;
-    coordinator.migrate(MigrationKind::Add, &node("n3"), None);
-    coordinator.migration.as_mut().unwrap().phase = Phase::Copying;
-    let mut replica = Replica::new(node("n3"), ShardId(0), Limits::default(), None);
-    let store = memory::MemoryStore::default();
-    let mut step = |event: Event| {
-        let mut todo = replica.step(1, event);
+/// A learner copy that is to be filled, alone with its store; effects other than the store's come back.
+struct Learner {
+    replica: Replica,
+    store: memory::MemoryStore,
+    coordinator: coordinator::Coordinator,
+}
+
+impl Learner {
+    fn new() -> Self {
+        let mut coordinator = coordinator::Coordinator::new(&[node("n1"), node("n2"), node("n3")], 2);
+        coordinator.founding = false;
+        coordinator.migrate(MigrationKind::Add, &node("n3"), None);
+        let replica = Replica::new(node("n3"), ShardId(0), Limits::default(), None);
+        let mut learner = Self { replica, store: memory::MemoryStore::default(), coordinator };
+        learner.assign(Phase::Preparing);
+        learner
+    }
+
+    fn assign(&mut self, phase: Phase) -> Vec<Effect> {
+        self.coordinator.migration.as_mut().unwrap().phase = phase;
+        let assignment = self.coordinator.assignment(&node("n3")).unwrap();
+        self.step(Event::Assigned(Box::new(assignment)))
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut todo = self.replica.step(1, event);
         let mut others = Vec::new();
         while !todo.is_empty() {
             match todo.remove(0) {
                 Effect::Store { op, action } => {
-                    let result = store.carry_out(&action).unwrap();
-                    todo.extend(replica.step(1, Event::Stored { op, result }));
+                    let result = self.store.carry_out(&action).unwrap();
+                    todo.extend(self.replica.step(1, Event::Stored { op, result }));
                 }
                 other => others.push(other),
             }
         }
         others
-    };
-    step(Event::Assigned(Box::new(coordinator.assignment(&node("n3")).unwrap())));
-    let ask = |request| Event::Request { ticket: Ticket(1), from: node("n1"), request };
-    let asked = step(ask(Request::Open { epoch: Epoch(1), base: position(0, 0) }));
-    let call = asked.iter().find_map(|effect| match effect {
-        Effect::Send { call, .. } => Some(*call),
-        _ => None,
-    });
-    let ahead = wire::Write { position: position(1, 2), key: "k".into(), value: Some(Value::from("ahead")) };
-    let chunk = wire::Chunk { after: None, upto: None, at: position(1, 2), writes: vec![ahead.clone()] };
-    step(Event::Answer { call: call.unwrap(), answer: Answer::Chunk { epoch: Epoch(1), chunk } });
-    assert!(!store.state().unwrap().unwrap().full);
-    let first = wire::Write { position: position(1, 1), key: "j".into(), value: Some(Value::from("1")) };
-    let forward = |prev, write| Request::Forward { epoch: Epoch(1), prev, writes: vec![write] };
-    step(ask(forward(position(0, 0), first)));
-    assert!(!store.state().unwrap().unwrap().full);
-    step(ask(forward(position(1, 1), ahead)));
-    assert!(store.state().unwrap().unwrap().full);
+    }
+
+    fn ask(&mut self, request: Request) -> Vec<Effect> {
+        self.step(Event::Request { ticket: Ticket(1), from: node("n1"), request })
+    }
+
+    fn open(&mut self) -> CallId {
+        self.ask(Request::Open { epoch: Epoch(1), base: position(0, 0) });
+        let asked = self.assign(Phase::Copying);
+        let call = asked.iter().find_map(|effect| match effect {
+            Effect::Send { call, .. } => Some(*call),
+            _ => None,
+        });
+        call.expect("the first chunk is asked for")
+    }
+
+    fn forward(&mut self, n: u64, key: &str) -> Vec<Effect> {
+        let prev = if n == 1 { position(0, 0) } else { position(1, n - 1) };
+        let write = wire::Write { position: position(1, n), key: key.into(), value: Some(Value::from("v")) };
+        self.ask(Request::Forward { epoch: Epoch(1), prev, writes: vec![write] })
+    }
+
+    fn is_full(&self) -> bool {
+        self.store.state().unwrap().unwrap().full
+    }
+}
+
+#[test]
+fn a_copy_is_not_full_before_the_stream_is_past_what_its_source_had() {
+    let mut learner = Learner::new();
+    let call = learner.open();
+    let ahead = wire::Write { position: position(1, 2), key: "k".into(), value: Some(Value::from("v")) };
+    let chunk = wire::Chunk { after: None, upto: None, at: position(1, 2), writes: vec![ahead] };
+    learner.step(Event::Answer { call, answer: Answer::Chunk { epoch: Epoch(1), chunk } });
+    assert!(!learner.is_full());
+    learner.forward(1, "j");
+    assert!(!learner.is_full());
+    learner.forward(2, "k");
+    assert!(learner.is_full());
+}
+
+#[test]
+fn a_gap_in_the_forwards_ends_the_filling_and_is_reported() {
+    let mut learner = Learner::new();
+    let call = learner.open();
+    learner.forward(1, "j");
+    let effects = learner.forward(3, "l");
+    let gap = Answer::Gap { epoch: Epoch(1), last: position(1, 1) };
+    assert!(effects.contains(&Effect::Answer { ticket: Ticket(1), answer: gap }), "{effects:?}");
+    let reported =
+        |e: &Effect| matches!(e, Effect::Report { body, .. } if body.error.as_deref() == Some("gap"));
+    assert!(effects.iter().any(reported), "{effects:?}");
+    let chunk = wire::Chunk { after: None, upto: None, at: position(1, 1), writes: Vec::new() };
+    learner.step(Event::Answer { call, answer: Answer::Chunk { epoch: Epoch(1), chunk } });
+    assert!(!learner.is_full());
+}
+
+#[test]
+fn an_in_sync_copy_is_never_emptied() {
+    let mut world = opened(2, 2);
+    let replica = world.nodes.get_mut(&node("n2")).unwrap().replica.as_mut().unwrap();
+    let request = Request::Open { epoch: Epoch(1), base: position(0, 0) };
+    let effects = replica.step(world.now_ms, Event::Request { ticket: Ticket(9), from: node("n1"), request });
+    let answer = Answer::NotYet { epoch: Epoch(1) };
+    assert_eq!(effects, [Effect::Answer { ticket: Ticket(9), answer }]);
+}
+
+#[test]
+fn a_read_that_was_begun_is_not_confirmed_once_the_primaryship_is_given_away() {
+    let mut world = opened(2, 2);
+    let n1 = node("n1");
+    world.coordinator.migrate(MigrationKind::Promote, &node("n2"), None);
+    let confirms =
+        |world: &World| world.nodes[&n1].replica.as_ref().unwrap().confirms_read(Epoch(1), world.now_ms);
+    assert!(confirms(&world));
+    world.install(&n1);
+    assert!(!confirms(&world));
+}
+
+#[test]
+fn a_copy_that_fails_while_founding_is_not_made_anew_on_an_assignment_that_may_be_old() {
+    let mut world = opened(2, 2);
+    let n2 = node("n2");
+    let mut old = world.coordinator.assignment(&n2).unwrap();
+    old.founding = true;
+    let ticket = world.put(&node("n1"), "k", "v");
+    while let Some(message) = world.messages.pop() {
+        world.deliver(message);
+    }
+    let (op, _) = world.nodes.get_mut(&n2).unwrap().queue.pop_front().unwrap();
+    world.step(&n2, Event::Stored { op, result: store::StoreResult::Failed });
+    world.step(&n2, Event::Assigned(Box::new(old)));
+    assert!(world.nodes[&n2].queue.is_empty());
+    assert_eq!(world.reply(ticket), None);
 }
 
 #[test]
@@ -268,6 +362,29 @@ fn a_silent_copy_is_dropped_after_a_second_and_caught_up_when_it_is_back() {
     world.run(1_000);
     assert!(world.coordinator.in_sync.contains(&n3));
     assert_eq!(world.contents().len(), 1);
+}
+
+#[test]
+fn a_dropped_copy_catches_up_and_is_admitted_under_writes_without_pause() {
+    let mut world = opened(3, 3);
+    let (n1, n3) = (node("n1"), node("n3"));
+    world.crash(&n3, 0);
+    world.put(&n1, "k", "v");
+    world.run(2_000);
+    assert!(!world.coordinator.in_sync.contains(&n3));
+    world.restart(&n3);
+    for i in 0..400 {
+        world.put(&n1, &format!("k{}", i % 7), &format!("v{i}"));
+        world.names().iter().for_each(|name| world.install(name));
+        world.names().iter().for_each(|name| world.heartbeat(name));
+        let message = (!world.messages.is_empty()).then(|| world.messages.remove(0));
+        message.into_iter().for_each(|message| world.deliver(message));
+        world.names().iter().for_each(|name| world.complete_store(name));
+        if i % 4 == 0 {
+            world.tick(5);
+        }
+    }
+    assert!(world.coordinator.in_sync.contains(&n3));
 }
 
 #[test]
