@@ -13,6 +13,7 @@
 mod build;
 mod caps;
 mod forced;
+mod hashed;
 mod layout;
 mod level;
 mod plan;

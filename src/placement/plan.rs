@@ -6,8 +6,9 @@ use ruvector_cluster_client::wire::{
 };
 
 use super::build::{Built, Source};
+use super::hashed;
 use super::problem::{Action, Blocked, Problem, Step, Tolerance, Why};
-use super::solve::{Levelling, Solution, solve};
+use super::solve::{Levelling, Solution, solve, solve_by_orders};
 use crate::metadata::Metadata;
 use crate::soft::Soft;
 
@@ -89,7 +90,13 @@ pub fn plan(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, options:
 pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, options: &PlanOptions) -> Planned {
     let assume_draining = options.assume_draining.as_ref();
     let built = Built::of(Source { metadata, soft, policy, now_ms: options.now_ms, assume_draining });
-    let solution = solve(&built.problem, options.levelling(policy));
+    let levelling = options.levelling(policy);
+    let orders =
+        levelling.and_then(|_| hashed::orders(&built.problem, &built.nodes, &built.shards, options.strategy));
+    let solution = match &orders {
+        Some(orders) => solve_by_orders(&built.problem, orders),
+        None => solve(&built.problem, levelling),
+    };
     let wanted = options.max_moves.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
     let steps = &solution.steps[..solution.steps.len().min(wanted)];
     let assigned = solution.assigned.iter().map(|(shard, copies)| {

@@ -1,10 +1,11 @@
 //! From a problem to steps: restore the rules, level copies, level primaries.
 
 use super::forced::{self, Unplaced};
+use super::hashed;
 use super::layout::Layout;
 use super::level::{self, level_copies, too_few, too_many};
 use super::primaries::{self, level_primaries};
-use super::problem::{Problem, ShardUse, Step, Tolerance};
+use super::problem::{Action, NodeIndex, Problem, ShardUse, Step, Tolerance};
 use super::shares::Shares;
 
 /// When levelling begins and where it ends.
@@ -37,17 +38,22 @@ pub(crate) struct Solution {
     pub(crate) unplaced: Unplaced,
 }
 
+/// Restores the rules, and puts copies where each shard's order of nodes wants them.
+pub(crate) fn solve_by_orders(problem: &Problem, orders: &[Vec<NodeIndex>]) -> Solution {
+    let mut layout = Layout::new(problem);
+    let before = layout.count.clone();
+    let unplaced = forced::force(&mut layout);
+    let lower_bound = copies_moved(&layout);
+    hashed::follow(&mut layout, orders);
+    told(layout, before, lower_bound, unplaced)
+}
+
 /// Solves `problem`; without `levelling` only rules are restored.
 pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution {
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let unplaced = forced::force(&mut layout);
-    let forced = layout
-        .steps
-        .iter()
-        .filter(|step| !matches!(step.action, super::problem::Action::Promote { .. }))
-        .count();
-    let mut lower_bound = forced as u64;
+    let mut lower_bound = copies_moved(&layout);
     if let Some(levelling) = levelling {
         let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
         if has_new(problem) || level::is_uneven(&layout, &shares, levelling.start.upto_thousandths) {
@@ -75,17 +81,21 @@ pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution
             level_primaries(&mut layout, &shares, levelling.stop.upto_thousandths);
         }
     }
-    let is_new =
-        |id: &usize| problem.shards[*id].usage == ShardUse::Unassigned && !layout.copies[*id].is_empty();
-    let assigned = (0..problem.shards.len()).filter(is_new);
+    told(layout, before, lower_bound, unplaced)
+}
+
+fn told(layout: Layout<'_>, before: Vec<u64>, lower_bound: u64, unplaced: Unplaced) -> Solution {
+    let is_new = |id: &usize| layout.is_new(*id) && !layout.copies[*id].is_empty();
+    let assigned = (0..layout.copies.len()).filter(is_new);
     let assigned =
         assigned.map(|id| (id, layout.copies[id].iter().map(|copy| copy.node).collect())).collect();
-    let moves = layout
-        .steps
-        .iter()
-        .filter(|step| !matches!(step.action, super::problem::Action::Promote { .. }))
-        .count();
-    Solution { assigned, before, lower_bound: lower_bound.min(moves as u64), unplaced, steps: layout.steps }
+    let lower_bound = lower_bound.min(copies_moved(&layout));
+    Solution { assigned, before, lower_bound, unplaced, steps: layout.steps }
+}
+
+/// Steps so far that are more than a hand-over.
+fn copies_moved(layout: &Layout<'_>) -> u64 {
+    layout.steps.iter().filter(|step| !matches!(step.action, Action::Promote { .. })).count() as u64
 }
 
 fn has_new(problem: &Problem) -> bool {

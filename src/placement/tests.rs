@@ -336,3 +336,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn hashed_placement_keeps_the_rules_and_its_own_order() {
+    use super::hashed::orders;
+    use super::solve::solve_by_orders;
+    use ruvector_cluster_client::ids::{NodeId, ShardId};
+    use ruvector_cluster_client::wire::Strategy;
+
+    let names: Vec<NodeId> = (1..=6).map(|number| NodeId::new(&format!("d{number}")).unwrap()).collect();
+    let shards: Vec<ShardId> = (0..40).map(ShardId).collect();
+    for strategy in [Strategy::Ketama, Strategy::Jump] {
+        let mut problem = settled(40, (0..6).map(|number| node(1_000, number % 3)).collect());
+        let wanted = orders(&problem, &names, &shards, strategy).unwrap();
+        let solution = solve_by_orders(&problem, &wanted);
+        assert!(!solution.steps.is_empty());
+        carry_out(&mut problem, &solution);
+        assert!((0..40).all(|shard| worst_crowding(&problem, shard) == 0));
+        let leaders =
+            (0..40).filter(|shard| problem.shards[*shard].copies[0].node == wanted[*shard][0]).count();
+        assert_eq!(leaders, 40, "the first of the order leads");
+        assert_eq!(solve_by_orders(&problem, &wanted).steps, []);
+    }
+    assert_eq!(orders(&fresh(1, Vec::new()), &[], &shards[..1], Strategy::Jump), Some(vec![Vec::new()]));
+}
