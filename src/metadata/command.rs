@@ -283,6 +283,7 @@ pub struct Outcome {
 /// What a command that was carried out answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "answer")]
+#[allow(clippy::large_enum_variant, reason = "one a command, and short-lived")]
 pub enum Answer {
     /// Nothing but the revision.
     Done,
