@@ -13,7 +13,7 @@ mod values;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ruvector_cluster_client::ids::NodeId;
+use ruvector_cluster_client::ids::{NodeId, check_host_port};
 use ruvector_cluster_raft::Timing;
 
 use crate::metadata::Settings;
@@ -165,23 +165,6 @@ fn peer_advertise(
         }
         _ => told_address(values, "peer-advertise", "peer-listen", peer_listen),
     }
-}
-
-/// Checks `host:port`.
-///
-/// # Errors
-/// A sentence saying what was expected.
-pub fn check_host_port(text: &str) -> Result<(), String> {
-    let refuse = || format!("{text:?} is not HOST:PORT");
-    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let host_ok = match bracketed {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.chars().all(legal),
-    };
-    let port_ok = port.parse::<u16>().is_ok_and(|p| p > 0);
-    if host_ok && port_ok { Ok(()) } else { Err(refuse()) }
 }
 
 fn seeds(values: &Values) -> Result<Vec<String>, ConfigError> {

@@ -66,6 +66,23 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// Checks `host:port`: a name, an IPv4 or a bracketed IPv6 address, and a port that is not 0.
+///
+/// # Errors
+/// A sentence saying what was expected.
+pub fn check_host_port(text: &str) -> Result<(), String> {
+    let refuse = || format!("{text:?} is not HOST:PORT");
+    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let host_ok = match bracketed {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.len() <= 253 && host.chars().all(legal),
+    };
+    let port_ok = port.parse::<u16>().is_ok_and(|p| p > 0);
+    if host_ok && port_ok { Ok(()) } else { Err(refuse()) }
+}
+
 /// A shard: an integer from 0 to `num_shards - 1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -108,11 +108,6 @@ impl Page {
         let next_cursor = items.last().filter(|_| more).map(cursor_of);
         ok(revision, &List { name, items: &items, next_cursor })
     }
-
-    /// At most so many items.
-    pub(super) fn limit(&self) -> usize {
-        self.limit
-    }
 }
 
 struct List<'a, T> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use ruvector_cluster_client::ids::{NodeId, Revision};
+use ruvector_cluster_client::ids::{NodeId, Revision, check_host_port};
 use ruvector_cluster_client::wire::{
     DrainRequest, HeartbeatRequest, MaintenanceRequest, Node, PatchNodeRequest, RegisterRequest,
     RegisterResponse,
@@ -54,6 +54,7 @@ pub(super) async fn register(
     params.only(&[])?;
     let id = node_id(&id)?;
     let body = write.body;
+    check_host_port(&body.addr).map_err(|why| ApiError::invalid(format!("field `addr`: {why}")))?;
     let known = app.published();
     if let Some(asked) = write.if_match {
         let row = known.node(&id).map(|row| row.revision);
