@@ -42,17 +42,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("soft", &["metadata", "liveness"]),
     ("placement", &["metadata", "soft"]),
     ("migration", &["metadata", "soft"]),
-    (
-        "coordinator",
-        &["metadata", "liveness", "soft", "placement", "migration", "machine", "metrics", "proposer"],
-    ),
-    ("config", &["metadata"]),
+    ("coordinator", &["metadata", "liveness", "soft", "placement", "migration"]),
     ("machine", &["metadata"]),
     ("metrics", &[]),
-    ("proposer", &["metadata", "machine", "metrics"]),
-    ("api", &["metadata", "soft", "placement", "coordinator", "machine", "metrics", "proposer"]),
-    ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
+    ("proposer", &["metadata", "machine"]),
+    ("config", &["metadata"]),
     ("cli", &["config"]),
+    ("api", &["metadata", "soft", "placement", "migration", "coordinator", "machine", "metrics", "proposer"]),
+    ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
 ];
 
 /// The modules of src that hold no I/O of any kind, and the exceptions within.
