@@ -17,7 +17,6 @@ use ruvector_cluster_client::map;
 use ruvector_cluster_client::replica::wire::Write;
 use ruvector_cluster_client::replica::{Key, Value};
 use ruvector_cluster_client::router::Router;
-use ruvector_cluster_client::wire::NodeAddr;
 use tokio::time::Instant;
 
 use crate::peers::{Found, Outcome, PeerError, Peers, ReadCall, SearchCall, WriteCall};
@@ -31,6 +30,8 @@ const WRITES_AT_A_TIME: usize = 256;
 const SHARDS_AT_A_TIME: usize = 64;
 /// A wait for a newer map, after which the same primary is asked again: it may just have opened.
 const MAP_WAIT_MS: u64 = 50;
+/// The same where a refusal said whom to ask next; two nodes may name each other until both know better.
+const HINT_WAIT_MS: u64 = 5;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +62,26 @@ struct Target {
     node: NodeId,
     addr: String,
     epoch: Epoch,
+}
+
+impl Target {
+    /// Whom to ask after this refusal of this target, where it says so: the primary that it names, or, where it only
+    /// knows a newer epoch, itself under that one.
+    fn after<T>(&self, refusal: &Outcome<T>) -> Option<Self> {
+        match refusal {
+            Outcome::NotPrimary { epoch, primary: Some(primary) } => {
+                Some(Self { node: primary.node.clone(), addr: primary.addr.clone(), epoch: *epoch })
+            }
+            Outcome::StaleEpoch { epoch } if *epoch > self.epoch => {
+                Some(Self { epoch: *epoch, ..self.clone() })
+            }
+            Outcome::NotPrimary { primary: None, .. }
+            | Outcome::StaleEpoch { .. }
+            | Outcome::Done { .. }
+            | Outcome::Unavailable
+            | Outcome::Unknown => None,
+        }
+    }
 }
 
 /// Shards with one primary.
@@ -137,7 +158,8 @@ impl Gateway {
         let shard = self.shard_of(key).await?;
         let mut attempts = Attempts::new();
         while !attempts.is_over() {
-            let outcome = match self.target(shard, &mut attempts, epoch)? {
+            let target = self.target(shard, &mut attempts, epoch)?;
+            let outcome = match &target {
                 None => Outcome::Unavailable,
                 Some(target) if target.node == self.node => {
                     self.shards.read(shard, Some(target.epoch), key.clone()).await
@@ -151,7 +173,8 @@ impl Gateway {
             if let Outcome::Done { epoch, body } = outcome {
                 return Ok((epoch, body.value));
             }
-            self.after(&outcome, &mut attempts).await;
+            attempts.hint = target.and_then(|target| target.after(&outcome));
+            self.wait_for_map(&attempts).await;
         }
         Err(unavailable(shard))
     }
@@ -168,25 +191,21 @@ impl Gateway {
         let mut found: Vec<Found> = Vec::new();
         let vector: Arc<[f32]> = vector.into();
         while !pending.is_empty() && !attempts.is_over() {
+            attempts.hint = None;
             let left_ms = attempts.left_ms();
             let asked =
                 self.by_primary(&pending, &mut hints, &mut attempts)?.into_iter().map(|(node, at)| {
                     let vector = vector.clone();
-                    async move { self.search_node(&node, at, vector, k, left_ms).await }
+                    async move { self.search_node(node, at, vector, k, left_ms).await }
                 });
-            for (shard, outcome) in join_all(asked).await.into_iter().flatten() {
-                match outcome {
-                    Outcome::Done { body, .. } => {
-                        found.extend(body);
-                        pending.retain(|other| *other != shard);
-                    }
-                    Outcome::NotPrimary { epoch, primary: Some(NodeAddr { node, addr }) } => {
-                        hints.insert(shard, Target { node, addr, epoch });
-                    }
-                    Outcome::NotPrimary { primary: None, .. }
-                    | Outcome::StaleEpoch { .. }
-                    | Outcome::Unavailable
-                    | Outcome::Unknown => {}
+            for (target, shard, outcome) in join_all(asked).await.into_iter().flatten() {
+                if let Some(next) = target.after(&outcome) {
+                    attempts.hint = Some(next.clone());
+                    hints.insert(shard, next);
+                }
+                if let Outcome::Done { body, .. } = outcome {
+                    found.extend(body);
+                    pending.retain(|other| *other != shard);
                 }
             }
             if !pending.is_empty() {
@@ -233,21 +252,30 @@ impl Gateway {
 
     async fn search_node(
         &self,
-        node: &NodeId,
+        node: NodeId,
         Led { addr, shards }: Led,
         vector: Arc<[f32]>,
         k: usize,
         left_ms: u64,
-    ) -> Vec<(ShardId, Outcome<Vec<Found>>)> {
-        let ids: Vec<ShardId> = shards.iter().map(|(shard, _)| *shard).collect();
-        let outcomes = if *node == self.node {
+    ) -> Vec<(Target, ShardId, Outcome<Vec<Found>>)> {
+        let asked = shards.clone();
+        let outcomes = if node == self.node {
             self.search_here(shards, vector, k).await
         } else {
             let call = SearchCall { vector: vector.to_vec(), k, shards };
             let answered = self.peers.search(&addr, &call, left_ms.min(HOLD_MS / 2)).await;
-            answered.unwrap_or_else(|_| vec![Outcome::Unavailable; ids.len()])
+            answered.unwrap_or_else(|_| vec![Outcome::Unavailable; asked.len()])
         };
-        ids.into_iter().zip(outcomes).collect()
+        let target = |epoch: Option<Epoch>| Target {
+            node: node.clone(),
+            addr: addr.clone(),
+            epoch: epoch.unwrap_or_default(),
+        };
+        asked
+            .into_iter()
+            .zip(outcomes)
+            .map(|((shard, epoch), outcome)| (target(epoch), shard, outcome))
+            .collect()
     }
 
     async fn write_shard(
@@ -266,7 +294,8 @@ impl Gateway {
                 if attempts.is_over() {
                     return Err(unavailable(shard));
                 }
-                let outcomes = self.try_writes(shard, &part, &mut attempts, epoch).await?;
+                let target = self.target(shard, &mut attempts, epoch)?;
+                let outcomes = self.try_writes(shard, &part, &attempts, target.as_ref()).await;
                 if outcomes.contains(&Outcome::Unknown) {
                     return Err(GatewayError::Unknown);
                 }
@@ -283,7 +312,8 @@ impl Gateway {
                 }
                 part = undone;
                 if let Some(refused) = refused {
-                    self.after(&refused, &mut attempts).await;
+                    attempts.hint = target.and_then(|target| target.after(&refused));
+                    self.wait_for_map(&attempts).await;
                 }
             }
             rest = later;
@@ -296,22 +326,22 @@ impl Gateway {
         &self,
         shard: ShardId,
         writes: &[Write],
-        attempts: &mut Attempts,
-        epoch: Option<Epoch>,
-    ) -> Result<Vec<Outcome<Position>>, GatewayError> {
+        attempts: &Attempts,
+        target: Option<&Target>,
+    ) -> Vec<Outcome<Position>> {
         let none_done = || vec![Outcome::Unavailable; writes.len()];
-        let Some(target) = self.target(shard, attempts, epoch)? else { return Ok(none_done()) };
+        let Some(target) = target else { return none_done() };
         if target.node == self.node {
-            return Ok(self.shards.write(shard, Some(target.epoch), writes.to_vec()).await);
+            return self.shards.write(shard, Some(target.epoch), writes.to_vec()).await;
         }
         let call = WriteCall { epoch: Some(target.epoch), writes: writes.to_vec() };
-        Ok(match self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1)).await {
+        match self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1)).await {
             Ok(outcomes) if outcomes.len() == writes.len() => outcomes,
             Err(PeerError::NotReached(_)) => none_done(),
             Ok(_) | Err(PeerError::NoAnswer(_) | PeerError::Status(_)) => {
                 vec![Outcome::Unknown; writes.len()]
             }
-        })
+        }
     }
 
     /// Who is to be asked now, if anybody is known.
@@ -336,17 +366,10 @@ impl Gateway {
         Ok(hint.or_else(routed))
     }
 
-    /// Takes a refusal's hint, and waits for a newer map where that is all there is to do.
-    async fn after<T>(&self, outcome: &Outcome<T>, attempts: &mut Attempts) {
-        if let Outcome::NotPrimary { epoch, primary: Some(primary) } = outcome {
-            let target = Target { node: primary.node.clone(), addr: primary.addr.clone(), epoch: *epoch };
-            attempts.hint = Some(target);
-        }
-        self.wait_for_map(attempts).await;
-    }
-
+    /// Before the next try.
     async fn wait_for_map(&self, attempts: &Attempts) {
-        self.router.newer_than(attempts.seen, MAP_WAIT_MS.min(attempts.left_ms())).await;
+        let wait_ms = if attempts.hint.is_some() { HINT_WAIT_MS } else { MAP_WAIT_MS };
+        self.router.newer_than(attempts.seen, wait_ms.min(attempts.left_ms())).await;
     }
 
     async fn shard_of(&self, key: &str) -> Result<ShardId, GatewayError> {

@@ -69,11 +69,23 @@ pub enum NodeError {
 /// # Errors
 /// [`NodeError`].
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), NodeError> {
-    let advertised = options.advertised().map_err(NodeError::Options)?;
-    let dir = Arc::new(DataDir::open(&options.data_dir, &options.node_id, options.dimensions)?);
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| NodeError::Listen { addr: options.listen, error })?;
+    run_on(listener, options, shutdown).await
+}
+
+/// Runs a node on a listener that is open already; `--listen` only says what is told to others.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn run_on(
+    listener: TcpListener,
+    options: Options,
+    shutdown: CancellationToken,
+) -> Result<(), NodeError> {
+    let advertised = options.advertised().map_err(NodeError::Options)?;
+    let dir = Arc::new(DataDir::open(&options.data_dir, &options.node_id, options.dimensions)?);
     let control = ControlClient::new(ControlOptions::new(options.coordinators.clone()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let lease = LeaseWatch::new(clock.clone());

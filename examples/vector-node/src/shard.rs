@@ -258,12 +258,16 @@ impl ShardTask {
         if !matches!(event, Event::Assigned(_) | Event::LeaseLost) {
             self.tell_lease();
         }
+        if !matches!(event, Event::Tick) {
+            tracing::trace!(node = %self.shared.node, shard = %self.shard, ?event, "takes");
+        }
         let effects = self.replica.step(self.shared.clock.boot_ms(), event);
         self.carry_out(effects);
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            tracing::trace!(node = %self.shared.node, shard = %self.shard, ?effect, "asks");
             match effect {
                 Effect::Store { op, action } => {
                     if self.actions.send((op, action)).is_err() {
