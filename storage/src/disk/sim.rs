@@ -181,9 +181,14 @@ impl NameChange {
 }
 
 impl Inode {
+    /// Only what changed is copied: logs are preallocated, and synced at each append.
     fn settle(&mut self) {
-        self.durable.clone_from(&self.content);
-        self.pending.clear();
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Change::Resize { len } => self.durable.resize(len, 0),
+                Change::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),
+            }
+        }
     }
 
     fn after_crash(self, random: &mut SplitMix) -> Vec<u8> {
