@@ -1,6 +1,7 @@
 //! Clusters in one process, over the in-memory network and over real sockets.
 
 mod cluster;
+mod failover;
 mod founding;
 mod life;
 

@@ -49,6 +49,14 @@ pub(super) struct Cluster {
     pub(super) adjust: fn(usize, &mut NodeConfig),
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for (_, node) in self.running() {
+            node.abort();
+        }
+    }
+}
+
 /// Waits until `check` holds.
 pub(super) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
@@ -144,8 +152,9 @@ impl Cluster {
             Some(Member { disk, rows, .. }) => (disk, rows),
             None => (SimDisk::new(), MemRows::new()),
         };
-        let storage =
-            Storage::open(Arc::new(disk.clone()), Arc::new(rows.clone()), OpenOptions::new(&config.name));
+        // A simulated disk holds its files in memory, more than once.
+        let options = OpenOptions { segment_bytes: 256 << 10, ..OpenOptions::new(&config.name) };
+        let storage = Storage::open(Arc::new(disk.clone()), Arc::new(rows.clone()), options);
         let storage = storage.await.unwrap();
         let view = KvView::default();
         let machine = Box::new(KvMachine::new(view.clone()));

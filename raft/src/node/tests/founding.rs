@@ -94,7 +94,7 @@ async fn a_fresh_node_joins_a_running_cluster_and_is_promoted() {
     })
     .await;
     assert_eq!(cluster.get(3, "a").await.as_deref(), Some("1"));
-    assert_eq!(*cluster.node(3).phase().borrow(), Phase::Running);
+    eventually("it says so", async || *cluster.node(3).phase().borrow() == Phase::Running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
