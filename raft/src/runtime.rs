@@ -193,9 +193,18 @@ mod tests {
     #[tokio::test]
     async fn ending_a_scope_aborts_what_openraft_spawned_inside() {
         let scope = Scope::new(Some(1));
-        let inner = scope.spawn(async { Runtime::spawn(std::future::pending::<()>()) }).await.unwrap();
+        let (held, dropped) = tokio::sync::oneshot::channel::<()>();
+        let outer = scope.spawn(async move {
+            let inner = Runtime::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+            inner.await
+        });
+        tokio::task::yield_now().await;
         scope.end();
-        assert!(inner.await.unwrap_err().is_cancelled());
+        dropped.await.unwrap_err();
+        assert!(outer.await.unwrap_err().is_cancelled());
         let late = scope.spawn(std::future::pending::<()>());
         assert!(late.await.unwrap_err().is_cancelled());
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::{HEADER_CLUSTER, HEADER_FROM, HEADER_TO, HEADER_WIRE, MESSAGE_LIMIT_BYTES, framing};
 use crate::transport::{Envelope, Listening, PeerHandler, Refusal, RpcKind, TransportError, WIRE_VERSION};
 
+const BIND_PATIENCE: Duration = Duration::from_secs(1);
+const BIND_RETRY: Duration = Duration::from_millis(10);
+
 #[derive(Clone)]
 struct Shared {
     handler: Arc<dyn PeerHandler>,
@@ -25,7 +29,7 @@ struct Shared {
 
 /// Binds and serves until the answer is dropped.
 pub(super) async fn listen(addr: SocketAddr, handler: Arc<dyn PeerHandler>) -> std::io::Result<Listening> {
-    let listener = tokio::net::TcpListener::bind(addr).await?;
+    let listener = bind(addr).await?;
     let addr = listener.local_addr()?;
     let closed = CancellationToken::new();
     let router = Router::new()
@@ -44,6 +48,21 @@ pub(super) async fn listen(addr: SocketAddr, handler: Arc<dyn PeerHandler>) -> s
         }
     });
     Ok(Listening { addr, _close: closed.drop_guard() })
+}
+
+/// A listener that was closed a moment ago, in this process or by the one before it, may still hold the port.
+async fn bind(addr: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    let give_up = tokio::time::Instant::now() + BIND_PATIENCE;
+    loop {
+        match tokio::net::TcpListener::bind(addr).await {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && tokio::time::Instant::now() < give_up =>
+            {
+                tokio::time::sleep(BIND_RETRY).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 async fn receive(State(shared): State<Shared>, Path(kind): Path<String>, request: Request) -> Response {

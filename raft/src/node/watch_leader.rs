@@ -24,7 +24,7 @@ pub(super) async fn run(core: Arc<Core>) {
             return;
         }
         let now = *published.borrow_and_update();
-        let next = state(&core, &*server.borrow_and_update(), now);
+        let next = state(&core, &server.borrow_and_update(), now);
         core.leadership.send_if_modified(|state| {
             *state != next && {
                 *state = next;

@@ -73,7 +73,10 @@ impl Cluster {
 
     /// Over sockets: a run of free ports is found and held until each node binds its own.
     pub(super) fn over_http(size: usize) -> Self {
-        for base in (9_000..30_000).step_by(37) {
+        // No two clusters of this process try the same ports: a crashed node's must stay free for it.
+        static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(9_000);
+        for _ in 0..500 {
+            let base = NEXT.fetch_add(37, std::sync::atomic::Ordering::SeqCst);
             let bind = |at: usize| {
                 std::net::TcpListener::bind(("127.0.0.1", base + 1_000 + u16::try_from(at).unwrap()))
             };
