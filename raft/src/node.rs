@@ -8,6 +8,7 @@
 //! answered after it.
 
 mod propose;
+mod raft_config;
 mod reads;
 mod watch_leader;
 
@@ -18,9 +19,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::{Raft, SnapshotPolicy};
 use ruvector_cluster_storage::{SnapshotStore, Space, Storage, Wal};
 use tokio::sync::{Semaphore, watch};
 
@@ -121,29 +122,6 @@ pub struct Node {
     pub(crate) core: Arc<Core>,
 }
 
-fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
-    let (timing, compaction) = (&config.timing, &config.compaction);
-    let raft = openraft::Config {
-        cluster_name: "ruvector-cluster".to_owned(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
-        install_snapshot_timeout: timing.snapshot_timeout_ms,
-        max_payload_entries: 1_024,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every_entries),
-        max_in_snapshot_log_to_keep: compaction.keep_entries,
-        replication_lag_threshold: compaction.snapshot_every_entries * 2 + compaction.keep_entries,
-        // A follower that restarts is back within tens of milliseconds; a dead one costs two attempts a second.
-        backoff: "20ms 40ms 80ms ..500ms".to_owned(),
-        enable_pre_vote: Some(true),
-        // A leader that lost its tail at a power failure must not resume its term.
-        enable_leader_restore: Some(false),
-        allow_log_reversion: Some(false),
-        ..openraft::Config::default()
-    };
-    raft.validate().map_err(|error| StartError::Config { key: "timing", why: error.to_string() })
-}
-
 fn storage_failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     what: &'static str,
 ) -> impl FnOnce(E) -> StartError {
@@ -171,7 +149,7 @@ impl Node {
         app: Arc<dyn AppHandler>,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let raft_config = Arc::new(raft_config(&config)?);
+        let raft_config = Arc::new(raft_config::of(&config)?);
         let identity = storage.identity.get();
         let recovered = recover(&mut storage, machine).await?;
         let service = Arc::new(PeerService::default());
