@@ -16,7 +16,7 @@ use super::drain;
 use super::error::{ApiError, Code};
 use super::extract::{NoBody, Params, Write, node_id};
 use super::soft;
-use crate::metadata::{Answer, Command, NodeRow, Register, RequestKey, Wish};
+use crate::metadata::{Answer, Command, Metadata, NodeRow, Register, RequestKey, Wish};
 
 /// `GET /v1/nodes`.
 pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> answer::Answer {
@@ -56,15 +56,7 @@ pub(super) async fn register(
     let body = write.body;
     check_host_port(&body.addr).map_err(|why| ApiError::invalid(format!("field `addr`: {why}")))?;
     let known = app.published();
-    if let Some(asked) = write.if_match {
-        let row = known.node(&id).map(|row| row.revision);
-        if row != Some(asked) {
-            return Err(ApiError::new(
-                Code::PreconditionFailed,
-                format!("data node {id} is not at revision {asked}"),
-            ));
-        }
-    }
+    check_revision(&known, &id, write.if_match)?;
     let another_store = known.node(&id).is_some_and(|row| row.store_id != body.store_id);
     let lease_over_of = if another_store { app.coordinator.lease_over(&id) } else { None };
     let command = Command::Register(Register {
@@ -141,7 +133,7 @@ pub(super) async fn drain(
     if write.body.dry_run {
         return answer::ok(state.revision(), &plan);
     }
-    wish(&app, node, write.key, Wish::Drain).await
+    wish(&app, node, write.if_match, write.key, Wish::Drain).await
 }
 
 /// `DELETE /v1/nodes/{id}/drain` and `/maintenance`: the node takes copies again.
@@ -152,7 +144,7 @@ pub(super) async fn schedule(
     write: Write<NoBody>,
 ) -> answer::Answer {
     params.only(&[])?;
-    wish(&app, node_id(&id)?, write.key, Wish::Schedule).await
+    wish(&app, node_id(&id)?, write.if_match, write.key, Wish::Schedule).await
 }
 
 /// `POST /v1/nodes/{id}/maintenance`.
@@ -163,10 +155,30 @@ pub(super) async fn maintain(
     write: Write<MaintenanceRequest>,
 ) -> answer::Answer {
     params.only(&[])?;
-    wish(&app, node_id(&id)?, write.key, Wish::Maintain { duration_ms: write.body.duration_ms }).await
+    let asked = Wish::Maintain { duration_ms: write.body.duration_ms };
+    wish(&app, node_id(&id)?, write.if_match, write.key, asked).await
 }
 
-async fn wish(app: &App, node: NodeId, key: Option<RequestKey>, wish: Wish) -> answer::Answer {
+/// For commands that carry no condition of their own. A change that is committed between this look and the command's own
+/// place in the log goes unnoticed.
+fn check_revision(state: &Metadata, id: &NodeId, asked: Option<Revision>) -> Result<(), ApiError> {
+    let Some(asked) = asked else { return Ok(()) };
+    match state.node(id) {
+        Some(row) if row.revision == asked => Ok(()),
+        _ => {
+            Err(ApiError::new(Code::PreconditionFailed, format!("data node {id} is not at revision {asked}")))
+        }
+    }
+}
+
+async fn wish(
+    app: &App,
+    node: NodeId,
+    if_match: Option<Revision>,
+    key: Option<RequestKey>,
+    wish: Wish,
+) -> answer::Answer {
+    check_revision(&app.published(), &node, if_match)?;
     let (revision, _) = app.propose(key, Command::SetIntent { node: node.clone(), wish }).await?;
     answer_node(app, &node, revision)
 }

@@ -18,11 +18,14 @@ use support::{ControlCluster, Options, ScriptedNode};
 /// A control node, and four data nodes on racks of their own that hold 8 shards.
 pub struct Served {
     _cluster: ControlCluster,
+    /// The control node's.
     pub api: Api,
+    /// `d1` to `d4`.
     pub nodes: Vec<ScriptedNode>,
 }
 
 impl Served {
+    /// All shards are active, and nothing moves by itself.
     pub async fn start() -> Self {
         let cluster = ControlCluster::start_with(Options { count: 1, ..Options::default() }.shards(8)).await;
         let mut nodes = Vec::new();

@@ -45,6 +45,9 @@ async fn dev_prints_its_url_first_and_ends_with_grace() {
     drop(watch);
 }
 
+/// Flags, environment, and what the error names.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn a_bad_flag_environment_or_file_exits_2_and_names_the_key() {
     let folder = tempfile::tempdir().unwrap();
@@ -53,7 +56,7 @@ fn a_bad_flag_environment_or_file_exits_2_and_names_the_key() {
     let file = file.to_str().unwrap();
     let data = folder.path().join("data");
     let base = ["server", "--node-id", "n1", "--data-dir", data.to_str().unwrap()];
-    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+    let cases: [Case<'_>; 5] = [
         (&["--num-shards", "0"], &[], "--num-shards"),
         (&["--colour", "red"], &[], "--colour"),
         (&["--listen", "10.1.2.3:7000"], &[], "--insecure-listen"),

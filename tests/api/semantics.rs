@@ -55,6 +55,9 @@ async fn a_row_that_moved_on_is_not_overwritten(served: &Served) {
     call_with(api, "PATCH", "/v1/nodes/d2", &[("if-match", &tag)], patch("r2b"), 200).await;
     call_with(api, "PATCH", "/v1/nodes/d2", &[("if-match", &tag)], patch("r2c"), 412).await;
     call_with(api, "DELETE", "/v1/nodes/d2", &[("if-match", &tag)], None, 412).await;
+    call_with(api, "DELETE", "/v1/nodes/d2/drain", &[("if-match", &tag)], None, 412).await;
+    let register = json!({"addr": "d2.invalid:1", "store_id": "store-of-d2"});
+    call_with(api, "PUT", "/v1/nodes/d2", &[("if-match", &tag)], Some(register), 412).await;
     let node = call_with(api, "PATCH", "/v1/nodes/d2", &[("if-match", "*")], patch("r2"), 200).await;
     assert_eq!(node.body["rack"], "r2");
 }
