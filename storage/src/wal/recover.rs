@@ -47,6 +47,7 @@ pub(super) async fn recover(disk: &Arc<dyn Disk>, options: &WalOptions) -> Resul
     let mut replay = Replay {
         disk,
         salt: options.salt,
+        floor: options.floor,
         recovered: Recovered {
             index: Index::default(),
             segments: BTreeMap::new(),
@@ -105,6 +106,7 @@ fn check_floor(disk: &Arc<dyn Disk>, recovered: &Recovered, floor: Option<u64>) 
 struct Replay<'a> {
     disk: &'a Arc<dyn Disk>,
     salt: u64,
+    floor: Option<u64>,
     recovered: Recovered,
     /// The segment before, and where it ends.
     previous_end: (String, u64),
@@ -268,7 +270,8 @@ impl Replay<'_> {
             let why = format!("a part of the log is unreadable, but a later one at byte {at} is whole");
             return Err(Damage::new(&segment.name, offset as u64, why).into());
         }
-        check_floor(self.disk, &self.recovered, None)?;
+        // What is refused is left as it was.
+        check_floor(self.disk, &self.recovered, self.floor)?;
         tracing::warn!(file = segment.name, offset, "cut an unfinished write at the end of the log");
         let what = || failed(format!("cannot cut {}", segment.name));
         segment.file.truncate(offset as u64).await.map_err(what())?;

@@ -227,6 +227,25 @@ async fn a_full_disk_holds_appends_until_there_is_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_disk_that_gets_room_is_noticed_though_nobody_appends() {
+    let disk = SimDisk::new();
+    let wal = open(&disk).await.unwrap();
+    let mut space = wal.space();
+    disk.set_capacity(Some(16 << 10));
+    let mut index = 0;
+    while *space.borrow_and_update() == Space::Ok {
+        append_durable(&wal, index..index + 1).await;
+        tokio::task::yield_now().await;
+        index += 1;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*space.borrow(), Space::Full);
+    disk.set_capacity(None);
+    let noticed = tokio::time::timeout(Duration::from_secs(60), space.wait_for(|s| *s == Space::Ok)).await;
+    assert!(noticed.is_ok(), "writes would be refused for ever");
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_than_the_queue_holds_waits_for_the_disk() {
     let disk = SimDisk::new();
     let options = WalOptions { queue_bytes: 700, ..small() };
@@ -277,6 +296,7 @@ async fn damage_to_the_last_part_is_cut_above_the_floor_and_refused_at_it() {
     for (floor, opens) in [(None, true), (Some(6), true), (Some(7), false)] {
         let disk = written(0..8).await.kill();
         disk.damage(name, end - 1, &[content[end - 1] ^ 1]);
+        let found = disk.content(name);
         let options = WalOptions { floor, ..small() };
         match Wal::open(Arc::new(disk.clone()), options).await {
             Ok(wal) => {
@@ -289,6 +309,7 @@ async fn damage_to_the_last_part_is_cut_above_the_floor_and_refused_at_it() {
             Err(error) => {
                 assert!(!opens);
                 assert!(error.to_string().contains("ends at entry 6, but entry 7 was committed"), "{error}");
+                assert_eq!(disk.content(name), found, "what is refused is left as it was");
             }
         }
     }

@@ -51,6 +51,8 @@ struct Batch {
 
 enum Work {
     Batch(Batch),
+    /// Nothing to write, and the disk was full: time to look whether it still is.
+    LookForRoom,
     Closed,
 }
 
@@ -127,7 +129,14 @@ impl Writer {
     async fn serve(&mut self, shared: &Shared) -> Result<(), WalError> {
         self.prepare_spare(shared).await?;
         loop {
-            let Work::Batch(batch) = self.next_work(shared).await else { return Ok(()) };
+            let batch = match self.next_work(shared).await {
+                Work::Batch(batch) => batch,
+                Work::LookForRoom => {
+                    self.prepare_spare(shared).await?;
+                    continue;
+                }
+                Work::Closed => return Ok(()),
+            };
             match self.write(shared, &batch.records).await {
                 Ok(frame) => self.finish(shared, batch, &frame).await?,
                 Err(error) => {
@@ -163,6 +172,12 @@ impl Writer {
             };
             if wait_idle {
                 idle = tokio::time::timeout(COMMITTED_IDLE, shared.wake.notified()).await.is_err();
+            } else if self.spare.is_none() {
+                // Whoever would append is refused while the disk is said to be full, so that no append leads back here.
+                if tokio::time::timeout(FULL_RETRY, shared.wake.notified()).await.is_err() {
+                    return Work::LookForRoom;
+                }
+                idle = false;
             } else {
                 shared.wake.notified().await;
                 idle = false;
@@ -235,6 +250,8 @@ impl Writer {
     /// Allocates the next segment, unless that is done. A full disk is said, and tried again later.
     async fn prepare_spare(&mut self, shared: &Shared) -> Result<(), WalError> {
         if self.spare.is_some() {
+            // A write that was held has gone through.
+            set_space(shared, Space::Ok);
             return Ok(());
         }
         match create(&self.disk, self.next_number, self.segment_bytes).await {
