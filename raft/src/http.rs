@@ -123,10 +123,10 @@ async fn accepted(peer: &str, response: Response) -> Result<Response, TransportE
                 .unwrap_or_else(|_| Refusal::Unable("an unreadable refusal".to_owned()));
             Err(TransportError::Refused { peer: peer.to_owned(), refusal })
         }
-        status => Err(TransportError::Refused {
-            peer: peer.to_owned(),
-            refusal: Refusal::Unable(format!("HTTP status {status}")),
-        }),
+        // Only a refusal says that nothing was done: a listener that closes gives up what it has begun.
+        status => {
+            Err(TransportError::NoAnswer { peer: peer.to_owned(), why: format!("HTTP status {status}") })
+        }
     }
 }
 

@@ -92,6 +92,20 @@ async fn closing_the_listener_ends_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn what_a_closing_listener_gave_up_is_not_told_as_refused() {
+    let (transport, listening, url) = served().await;
+    // The connection is there, so that the message is delivered before the listener closes.
+    transport.rpc(&url, RpcKind::Hello, from(5), Bytes::new(), SOON).await.unwrap();
+    let begun = transport.rpc(&url, RpcKind::Vote, from(5), Bytes::new(), SOON);
+    let closed = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(listening);
+    };
+    let (begun, ()) = tokio::join!(begun, closed);
+    assert!(matches!(begun, Err(TransportError::NoAnswer { .. })), "{begun:?}");
+}
+
+#[tokio::test]
 async fn another_wire_version_is_refused() {
     let (_transport, _listening, url) = served().await;
     let client = Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
