@@ -35,7 +35,8 @@ pub(super) async fn watch(
 ) -> Result<Response, ApiError> {
     params.only(&["from", "consistency"])?;
     let permit = app.limits.stream()?;
-    let from = params.integer("from")?.or(last_event_id(&headers)?).map(Revision);
+    // A browser that reconnects repeats its first URL, `from` included, and says in the header how far it came.
+    let from = last_event_id(&headers)?.or(params.integer("from")?).map(Revision);
     let mut queue = VecDeque::new();
     let told = match from {
         Some(from) => {

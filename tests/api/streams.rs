@@ -78,6 +78,10 @@ async fn a_watch_begins_with_the_map_and_resumes(served: &Served) {
     let last_seen = told[2].id.to_string();
     let resumed = events(served, "/v1/watch", &[("last-event-id", &last_seen)], 2).await;
     assert_eq!(resumed, told[3..]);
+    // A browser that reconnects asks with its first URL.
+    let again = format!("/v1/watch?from={}", first.id);
+    let resumed = events(served, &again, &[("last-event-id", &last_seen)], 2).await;
+    assert_eq!(resumed, told[3..], "nothing is told twice");
 }
 
 async fn what_is_compacted_is_gone(served: &Served) {
