@@ -117,7 +117,7 @@ async fn at_leader(
             let response = next.clone().run(local).await;
             // Leadership was lost before anything was appended.
             let lost = response.extensions().get::<ApiError>().is_some_and(|e| e.code == Code::NotLeader);
-            if !lost || Instant::now() >= deadline {
+            if !lost || (stay && Instant::now() >= deadline) {
                 return Ok(response);
             }
         } else if let Some(leader) = state.leader.filter(|leader| leader.raft_id != app.node.raft_id()) {

@@ -60,16 +60,21 @@ async fn look(
     consistency: Consistency,
 ) -> Result<(ruvector_cluster_client::ids::Revision, Health), ApiError> {
     if consistency == Consistency::Linearizable {
-        if let Err(error) = app.node.read_index().await {
-            let state = app.published();
-            let mut health = assess(&state, None, &[]);
-            health.status = HealthStatus::Unavailable;
-            health
-                .reasons
-                .insert(0, reason("no_leader", format!("the control cluster does not answer: {error}")));
-            return Ok((state.revision(), health));
-        }
-        let members = members::as_leader_knows(app).await?;
+        let answered = async {
+            app.node.read_index().await?;
+            members::as_leader_knows(app).await
+        };
+        let members = match answered.await {
+            Ok(members) => members,
+            Err(error) => {
+                let state = app.published();
+                let mut health = assess(&state, None, &[]);
+                health.status = HealthStatus::Unavailable;
+                let detail = format!("the control cluster does not answer: {error}");
+                health.reasons.insert(0, reason("no_leader", detail));
+                return Ok((state.revision(), health));
+            }
+        };
         let state = app.published();
         return Ok((state.revision(), assess(&state, leader(app), &members)));
     }

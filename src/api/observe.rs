@@ -71,6 +71,7 @@ fn write_problem(response: &mut Response, id: &str) {
         StatusCode::METHOD_NOT_ALLOWED => {
             ApiError::new(Code::MethodNotAllowed, "this path has other methods; see the `Allow` header")
         }
+        StatusCode::SERVICE_UNAVAILABLE => ApiError::stopping(),
         status if status.is_client_error() => ApiError::malformed("the request is not understood"),
         _ => ApiError::new(Code::Internal, "this control node failed; its log says how"),
     });

@@ -8,6 +8,7 @@ mod support;
 mod bootstrap;
 mod fencing;
 mod leader_kill;
+mod no_quorum;
 mod racks;
 mod restart;
 mod state_hash;
