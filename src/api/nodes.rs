@@ -56,7 +56,6 @@ pub(super) async fn register(
     let body = write.body;
     check_host_port(&body.addr).map_err(|why| ApiError::invalid(format!("field `addr`: {why}")))?;
     let known = app.published();
-    check_revision(&known, &id, write.if_match)?;
     let another_store = known.node(&id).is_some_and(|row| row.store_id != body.store_id);
     let lease_over_of = if another_store { app.coordinator.lease_over(&id) } else { None };
     let command = Command::Register(Register {
@@ -70,6 +69,7 @@ pub(super) async fn register(
         capacity_bytes: body.capacity_bytes,
         accept_data_loss: body.accept_data_loss,
         lease_over_of,
+        if_match: write.if_match,
     });
     let (revision, answer) = app.propose_as(format!("node:{id}"), write.key, command).await?;
     let Answer::Registered { node: row } = answer else {

@@ -30,6 +30,7 @@ fn register(node: &str) -> Bytes {
         capacity_bytes: None,
         accept_data_loss: false,
         lease_over_of: None,
+        if_match: None,
     }))
 }
 

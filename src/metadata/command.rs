@@ -144,6 +144,9 @@ pub struct Register {
     /// For another store under a taken name: the leader has waited the lease of this incarnation out. Apply refuses when the
     /// incarnation is another by then.
     pub lease_over_of: Option<Incarnation>,
+    /// Only where the node's row is at this revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_match: Option<Revision>,
 }
 
 /// An operator's wish of a node.

@@ -70,6 +70,7 @@ impl Alone {
             capacity_bytes: None,
             accept_data_loss: false,
             lease_over_of: None,
+            if_match: None,
         };
         self.apply(Command::Register(register)).unwrap();
         node

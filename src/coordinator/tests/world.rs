@@ -92,6 +92,7 @@ impl World {
             capacity_bytes: None,
             accept_data_loss: false,
             lease_over_of: None,
+            if_match: None,
         }));
         let Answer::Registered { node: row } = answer else { panic!("a registration answers with the row") };
         let data = DataNode { incarnation: row.incarnation, runs: true, idles: false, held: BTreeSet::new() };

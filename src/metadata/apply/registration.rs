@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use ruvector_cluster_client::ids::{Incarnation, NodeId, Revision, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Intent, Phase, Role};
 
-use super::reject;
 use super::tx::{About, Tx};
+use super::{check_match, reject};
 use crate::metadata::command::{Answer, Register, Rejection, RejectionCode};
 use crate::metadata::node::{NodeRow, Verdict};
 use crate::metadata::shard::ShardRow;
@@ -20,7 +20,10 @@ impl Tx<'_> {
     pub(super) fn register(&mut self, ask: &Register) -> Result<Answer, Rejection> {
         check_texts(ask)?;
         let about = About { node: Some(&ask.node), ..About::default() };
-        let Some(known) = self.state.node(&ask.node).cloned() else {
+        let known = self.state.node(&ask.node).cloned();
+        // A node that is unknown is at no revision.
+        check_match(ask.if_match, known.as_ref().map_or(Revision(0), |known| known.revision))?;
+        let Some(known) = known else {
             let run = Incarnation(self.state.head.incarnation_floor.0 + 1);
             let row = self.new_node(ask, run);
             self.put_node(row.clone());

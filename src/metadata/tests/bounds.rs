@@ -23,8 +23,8 @@ fn founded(num_shards: u32) -> Metadata {
     state
 }
 
-fn register(state: &mut Metadata, index: u64, node: &str) {
-    let register = Register {
+fn registration(node: &str) -> Register {
+    Register {
         node: NodeId::new(node).unwrap(),
         addr: "127.0.0.1:1".to_owned(),
         store_id: "s1".to_owned(),
@@ -35,13 +35,29 @@ fn register(state: &mut Metadata, index: u64, node: &str) {
         capacity_bytes: None,
         accept_data_loss: false,
         lease_over_of: None,
-    };
-    apply(state, index, index, &enveloped(Command::Register(register), None));
+        if_match: None,
+    }
+}
+
+fn register(state: &mut Metadata, index: u64, node: &str) {
+    apply(state, index, index, &enveloped(Command::Register(registration(node)), None));
 }
 
 fn assign(shard: u32, epoch: u64, node: &str) -> Change {
     let primary = NodeId::new(node).unwrap();
     Change::Assign { shard: ShardId(shard), if_epoch: Epoch(epoch), primary, replicas: Vec::new() }
+}
+
+#[test]
+fn a_registration_of_a_row_that_moved_on_is_refused_and_a_repeated_one_is_answered_again() {
+    let mut state = founded(1);
+    register(&mut state, 2, "a");
+    let seen = Command::Register(Register { if_match: Some(Revision(2)), ..registration("a") });
+    let first = apply(&mut state, 3, 3, &enveloped(seen.clone(), Some("k")));
+    assert!(first.outcome.result.is_ok());
+    assert_eq!(apply(&mut state, 4, 4, &enveloped(seen.clone(), Some("k"))).outcome, first.outcome);
+    let late = apply(&mut state, 5, 5, &enveloped(seen, Some("other")));
+    assert_eq!(late.outcome.result.unwrap_err().code, RejectionCode::PreconditionFailed);
 }
 
 #[test]

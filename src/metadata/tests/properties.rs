@@ -54,6 +54,7 @@ fn register(state: &Metadata, dice: &mut Dice) -> Command {
         capacity_bytes: None,
         accept_data_loss: dice.one_in(3),
         lease_over_of: (!dice.one_in(3)).then(|| run_of(state, &node)),
+        if_match: None,
         node,
     })
 }

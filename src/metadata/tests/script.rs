@@ -184,6 +184,7 @@ impl Runner {
             capacity_bytes: None,
             accept_data_loss: words.has("accept"),
             lease_over_of: words.named("over").map(Incarnation),
+            if_match: None,
             node: id,
         })
     }
