@@ -183,9 +183,10 @@ impl Agent {
         let registered = self.register().await?;
         let incarnation = registered.incarnation;
         tracing::info!(node = %self.config.node, %incarnation, revision = %registered.revision, "registered");
+        // Before anybody can report under the new incarnation: what is dropped here has no answer.
+        outbox.begin();
         self.lease.begin(incarnation);
         self.host.begin(incarnation).await;
-        outbox.begin();
         let session = Session {
             agent: self,
             incarnation,
@@ -201,13 +202,16 @@ impl Agent {
 
     /// Registers, as long as it takes: without the control nodes a data node can do nothing of use.
     async fn register(&self) -> Result<RegisterResponse, AgentError> {
+        let registration = || ControlClient::registration(&self.config.node, &self.config.registration);
         let mut backoff = Backoff::new(100, 2_000);
+        let mut call = registration().map_err(AgentError::Refused)?;
         loop {
-            let error = match self.control.register(&self.config.node, &self.config.registration).await {
+            let error = match self.control.send::<RegisterResponse>(&call).await {
                 Ok(answered) => {
                     if self.generation_is_current(answered.body.generation).await? {
                         return Ok(answered.body);
                     }
+                    call = registration().map_err(AgentError::Refused)?;
                     format!(
                         "generation {} is older than {}",
                         answered.body.generation,
@@ -215,7 +219,14 @@ impl Agent {
                     )
                 }
                 Err(error) if is_final(&error) => return Err(AgentError::Refused(error)),
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    // One without an answer may still be committed: repeated under its key it counts once, and doesn't end a
+                    // session that began with a later one. A refusal would be repeated under its key.
+                    if error.status().is_some() {
+                        call = registration().map_err(AgentError::Refused)?;
+                    }
+                    error.to_string()
+                }
             };
             tracing::warn!(node = %self.config.node, error, "registering failed, trying again");
             tokio::time::sleep(std::time::Duration::from_millis(backoff.next_ms())).await;

@@ -26,8 +26,8 @@ use tokio::time::Instant;
 
 use crate::ids::{NodeId, Revision};
 use crate::wire::{
-    AssignmentsResponse, HeartbeatRequest, HeartbeatResponse, Problem, RegisterRequest, RegisterResponse,
-    ReportsRequest, ShardMap,
+    AssignmentsResponse, HeartbeatRequest, HeartbeatResponse, Problem, RegisterRequest, ReportsRequest,
+    ShardMap,
 };
 
 pub use backoff::Backoff;
@@ -292,16 +292,13 @@ impl ControlClient {
 
 /// The calls of a data node.
 impl ControlClient {
-    /// `PUT /v1/nodes/{id}`.
+    /// `PUT /v1/nodes/{id}`, to be sent by [`ControlClient::send`]; repeated as it is, it takes effect once, and gets the answer
+    /// that it got. 409 `node_alive` and `last_copy` are refusals.
     ///
     /// # Errors
-    /// As [`ControlError`] says; 409 `node_alive` and `last_copy` are refusals.
-    pub async fn register(
-        &self,
-        node: &NodeId,
-        request: &RegisterRequest,
-    ) -> Result<Answered<RegisterResponse>, ControlError> {
-        self.send(&Call::write(Method::PUT, format!("/v1/nodes/{node}"), request)?).await
+    /// [`ControlError::Malformed`].
+    pub fn registration(node: &NodeId, request: &RegisterRequest) -> Result<Call, ControlError> {
+        Call::write(Method::PUT, format!("/v1/nodes/{node}"), request)
     }
 
     /// `POST /v1/nodes/{id}/heartbeat`, with its own bounds.

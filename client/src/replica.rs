@@ -164,7 +164,7 @@ pub struct Replica {
     node: NodeId,
     shard: ShardId,
     limits: Limits,
-    /// A copy was lost under this epoch. What the assignments of up to it say of founding may be out of date.
+    /// A copy was lost under this epoch. What the assignments of up to it say of founding and learner copies may be out of date.
     lost_upto: Epoch,
     seat: Option<Seat>,
     copy: Option<CopyState>,

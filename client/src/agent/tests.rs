@@ -30,6 +30,8 @@ struct Control {
     assigned: AtomicU64,
     /// Of the assignments that it gives out.
     published: AtomicU64,
+    /// Registrations that get no answer but 503, then one that is refused.
+    failing: AtomicU64,
 }
 
 #[derive(Default)]
@@ -38,6 +40,8 @@ struct Host {
     begun: Mutex<Vec<u64>>,
     installed: Mutex<Vec<AssignmentUpdate>>,
     results: Mutex<Vec<(Report, ReportResult)>>,
+    /// Has something to report as soon as a session begins.
+    reporter: Mutex<Option<Reporter>>,
 }
 
 #[async_trait]
@@ -52,6 +56,9 @@ impl ShardHost for Host {
     async fn pause(&self) {}
     async fn begin(&self, incarnation: Incarnation) {
         self.begun.lock().unwrap().push(incarnation.0);
+        if let Some(reporter) = self.reporter.lock().unwrap().as_ref() {
+            assert!(reporter.send(incarnation, 0, Report::new(ShardId(7), Epoch(1))));
+        }
     }
     async fn install(&self, update: &AssignmentUpdate) -> Result<(), HostError> {
         self.installed.lock().unwrap().push(update.clone());
@@ -74,6 +81,13 @@ impl Control {
             (self.incarnation.load(Ordering::SeqCst), self.generation.load(Ordering::SeqCst));
         let published = self.published.load(Ordering::SeqCst);
         if asked.method == "PUT" {
+            match self.failing.load(Ordering::SeqCst) {
+                0 => {}
+                left => {
+                    self.failing.fetch_sub(1, Ordering::SeqCst);
+                    return if left > 1 { problem(503, "no_leader") } else { problem(409, "node_alive") };
+                }
+            }
             let incarnation = self.incarnation.fetch_add(1, Ordering::SeqCst) + 1;
             let node = r#"{"id":"d1","addr":"h:1","store_id":"s","zone":null,"rack":null,"labels":{},"capacity":1,
                 "capacity_bytes":null,"status":"alive","intent":"schedulable","incarnation":1,"shards":[],"primaries":0,
@@ -145,10 +159,16 @@ struct Rig {
 }
 
 async fn rig() -> Rig {
+    rig_with(0, 15_000).await
+}
+
+/// `failing` as in [`Control`]; calls are given up after `deadline_ms`.
+async fn rig_with(failing: u64, deadline_ms: u64) -> Rig {
     let control = Arc::new(Control::default());
     for field in [&control.generation, &control.assigned, &control.published] {
         field.store(1, Ordering::SeqCst);
     }
+    control.failing.store(failing, Ordering::SeqCst);
     let script = control.clone();
     let node = Scripted::start(move |asked| script.answer(asked)).await;
     let (host, clock) = (Arc::new(Host::default()), Arc::new(ManualClock(AtomicU64::new(5_000))));
@@ -157,7 +177,9 @@ async fn rig() -> Rig {
     let registration =
         serde_json::from_str(r#"{"addr":"h:1","store_id":"s"}"#).expect("the required fields are there");
     let config = AgentConfig::new(NodeId::new("d1").unwrap(), registration);
-    let client = ControlClient::new(ControlOptions::new(vec![node.addr.to_string()])).unwrap();
+    *host.reporter.lock().unwrap() = Some(reporter.clone()).filter(|_| failing > 0);
+    let options = ControlOptions { deadline_ms, ..ControlOptions::new(vec![node.addr.to_string()]) };
+    let client = ControlClient::new(options).unwrap();
     let agent = Agent::new(config, client, host.clone(), clock.clone(), lease.clone(), outbox);
     let agent = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(agent.run(CancellationToken::new())));
     Rig { control, node, host, clock, lease, reporter, _agent: agent }
@@ -259,4 +281,23 @@ async fn reports_are_sent_in_order_and_those_of_an_older_session_are_not() {
     let shards: Vec<u32> =
         rig.host.results.lock().unwrap().iter().map(|(report, _)| report.shard.0).collect();
     assert_eq!(shards, vec![2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_registration_without_an_answer_is_repeated_under_its_key_and_a_refused_one_is_not() {
+    let rig = rig_with(4, 60).await;
+    until("a session", || rig.lease.incarnation() == Incarnation(1)).await;
+    let asked = rig.node.asked();
+    let keys: Vec<Option<&str>> =
+        asked.iter().filter(|asked| asked.method == "PUT").map(|asked| asked.key.as_deref()).collect();
+    assert_eq!(keys.len(), 5);
+    assert!(keys[..4].iter().all(|key| key.is_some() && *key == keys[0]), "{keys:?}");
+    assert_ne!(keys[4], keys[0]);
+}
+
+#[tokio::test]
+async fn what_is_reported_as_a_session_begins_is_answered() {
+    let rig = rig_with(1, 15_000).await;
+    until("a result", || !rig.host.results.lock().unwrap().is_empty()).await;
+    assert_eq!(rig.host.results.lock().unwrap()[0].0.shard, ShardId(7));
 }

@@ -8,7 +8,7 @@ use super::tail::TailEntry;
 use super::wire::{Alignment, Answer};
 use super::{CallId, Key, OpId, Replica, Then};
 use crate::ids::{Epoch, NodeId, Position};
-use crate::wire::{Assignment, Role};
+use crate::wire::{Assignment, Phase, Role};
 
 impl Replica {
     pub(super) fn on_assigned(&mut self, assignment: Assignment) {
@@ -19,6 +19,7 @@ impl Replica {
         let same_epoch = self.seat.as_ref().is_some_and(|held| held.epoch == seat.epoch);
         let (epoch, role, founding) = (seat.epoch, seat.role, seat.founding);
         let in_sync = seat.in_sync.contains(&self.node);
+        let prepares = seat.migration_to(&self.node, &[Phase::Preparing]).is_some();
         self.frozen_until_ms = match (seat.hand_over_from(&self.node), self.frozen_until_ms) {
             (Some(_), Some(frozen)) if same_epoch => Some(frozen),
             (Some(_), _) => Some(self.granted_until_ms),
@@ -28,8 +29,11 @@ impl Replica {
         if role == Role::Retiring {
             return self.retire(epoch);
         }
-        let founds = founding && epoch > self.lost_upto;
-        if self.copy.is_none() && (founds || (role == Role::Learner && !in_sync)) {
+        // After a loss this may be older than what is committed: the copy that was lost may just have been admitted. Not so
+        // where the filling begins anew, since nobody is admitted without having told that it is full.
+        let is_news = epoch > self.lost_upto;
+        let fills = role == Role::Learner && !in_sync && (is_news || prepares);
+        if self.copy.is_none() && ((founding && is_news) || fills) {
             self.store(StoreAction::Create, Then::Nothing);
         }
         if self.copy.as_ref().is_some_and(|copy| copy.adopted < epoch) {

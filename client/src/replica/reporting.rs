@@ -129,7 +129,10 @@ impl Replica {
         let copy = self.copy.as_ref().filter(|copy| copy.adopted == seat.epoch);
         let in_sync = seat.in_sync.contains(&self.node);
         if seat.migration_to(&self.node, &phases).is_some() && !in_sync {
-            return copy.filter(|copy| copy.stream.is_none() && seat.role == Role::Learner).map(|_| "gap");
+            // A copy that failed meanwhile is made anew once the filling begins again.
+            let failed = self.copy.is_none() && self.ops.is_empty();
+            let broken = failed || copy.is_some_and(|copy| copy.stream.is_none());
+            return (broken && seat.role == Role::Learner).then_some("gap");
         }
         let lead = self.lead.as_ref().filter(|lead| lead.epoch == seat.epoch)?;
         let (node, peer) = lead.peers.iter().find(|(node, _)| seat.migration_to(node, &phases).is_some())?;

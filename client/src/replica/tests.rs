@@ -9,7 +9,7 @@ use super::store::ShardStore;
 use super::tests::world::*;
 use super::wire::{Answer, Request};
 use super::*;
-use crate::wire::{MigrationKind, Phase};
+use crate::wire::{AssignedMigration, Assignment, MigrationKind, Phase};
 
 fn opened(nodes: usize, copies: usize) -> World {
     let mut world = World::new(nodes, copies);
@@ -554,6 +554,50 @@ fn a_copy_that_fails_is_reported_lost() {
     world.step(&n2, Event::Stored { op, result: store::StoreResult::Failed });
     assert!(world.messages.iter().any(|m| matches!(m, Message::Report { body, .. } if body.lost)));
     assert!(world.messages.iter().any(|m| matches!(m, Message::Answer { answer: Answer::NoCopy, .. })));
+}
+
+#[test]
+fn a_learner_copy_that_fails_while_it_may_have_been_admitted_is_made_anew_only_for_a_new_filling() {
+    let world = opened(2, 1);
+    let (n1, n2) = (node("n1"), node("n2"));
+    let target = world.coordinator.assignment(&n1).unwrap().copies[0].clone();
+    let target = NodeAddr { node: n2.clone(), addr: target.addr };
+    let learner = |version, phase| {
+        let kind = MigrationKind::Add;
+        let id = crate::ids::MigrationId(1);
+        let migration = AssignedMigration { id, phase, kind, source: None, target: Some(target.clone()) };
+        let of_primary = world.coordinator.assignment(&n1).unwrap();
+        Event::Assigned(Box::new(Assignment {
+            role: Role::Learner,
+            in_sync_version: version,
+            migration: Some(migration),
+            ..of_primary
+        }))
+    };
+    let creates = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Store { action: StoreAction::Create, .. }))
+    };
+    let found = store::StoreState { adopted: Epoch(1), full: true, ..Default::default() };
+    let mut replica = Replica::new(n2, ShardId(0), Limits::default(), Some(found));
+    let gap = |effect: &Effect| match effect {
+        Effect::Report { report, body } if body.error.as_deref() == Some("gap") => Some(*report),
+        _ => None,
+    };
+    let effects = replica.step(0, learner(1, Phase::Admitting));
+    let report = effects.iter().find_map(gap).expect("a copy without a stream tells so");
+    let request = Request::Adopt { epoch: Epoch(2), marks: vec![position(0, 0)] };
+    let effects = replica.step(0, Event::Request { ticket: Ticket(1), from: n1.clone(), request });
+    let op = effects.iter().find_map(|effect| match effect {
+        Effect::Store { op, .. } => Some(*op),
+        _ => None,
+    });
+    let failed = Event::Stored { op: op.unwrap(), result: store::StoreResult::Failed };
+    assert!(!creates(&replica.step(0, failed)));
+    assert!(!creates(&replica.step(0, learner(2, Phase::Admitting))));
+    let effects = replica.step(5_000, Event::Reported { report, outcome: ReportOutcome::Accepted });
+    assert!(effects.iter().any(|effect| gap(effect).is_some()), "one that failed tells so too: {effects:?}");
+    let effects = replica.step(5_000, learner(2, Phase::Preparing));
+    assert!(creates(&effects), "{effects:?}");
 }
 
 #[test]

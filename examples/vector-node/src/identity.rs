@@ -96,7 +96,8 @@ impl DataDir {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io)?;
         let lock = lock(path)?;
         let file = path.join("identity.json");
-        let identity = if file.exists() {
+        // An identity that can't be looked at must not be replaced by a new one.
+        let identity = if file.try_exists().map_err(io)? {
             let identity = read(&file)?;
             check(path, &identity, node, dimensions)?;
             identity
@@ -231,6 +232,16 @@ mod tests {
         assert_eq!(identity.generation, 3);
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_looked_at_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("identity.json");
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let refused = DataDir::open(dir.path(), &node("d1"), 4);
+        assert!(matches!(refused, Err(DataDirError::Io { .. })), "{refused:?}");
+        assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl Copy {
 
     pub(super) fn open(dir: &Path, dimensions: usize) -> Result<Option<Self>, OpenError> {
         let path = dir.join("journal");
-        if !path.exists() {
+        // Not being able to look is not the same as nothing being there.
+        if !path.try_exists()? {
             // What a crash left of making a copy; nothing of it was ever told.
             remove_dir(dir)?;
             return Ok(None);
@@ -137,7 +138,7 @@ impl Copy {
         let mut records = frames.into_iter().flatten();
         let Some(Record::Base(base)) = records.next() else { return Err(OpenError::NoBase(path)) };
         let database = dir.join(&base.database);
-        if !database.exists() {
+        if !database.try_exists()? {
             return Err(OpenError::NoDatabase(database));
         }
         let rows = Rows::open(&database, dimensions)?;
@@ -243,8 +244,10 @@ impl Copy {
     pub(super) fn rebase(&self) -> Result<(), CopyError> {
         let base: Base = unpoison(self.content.read()).base(&self.database);
         let mut journal = unpoison(self.journal.lock());
-        // A failure leaves the old journal in place, which says the same; the next time it is tried again.
-        *journal = Journal::replace(&self.dir.join("journal"), &[Record::Base(base)])?;
+        // A failure up to here leaves the old journal in place, which says the same; the next time it is tried again.
+        let prepared = Journal::prepare(&self.dir.join("journal"), &[Record::Base(base)])?;
+        // A failure from here on may leave the open journal without a name: what is appended to it could be lost.
+        *journal = prepared.take_place().inspect_err(|_| self.failed.store(true, Ordering::SeqCst))?;
         Ok(())
     }
 }

@@ -27,6 +27,25 @@ pub(super) struct Journal {
     len: u64,
 }
 
+/// A new journal that is written, but not in its place.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    journal: Journal,
+    dir: Option<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Prepared {
+    /// Puts it in its place, durably. When that fails nobody knows which journal is found after a crash, so nothing may be
+    /// appended to either.
+    pub(super) fn take_place(self) -> io::Result<Journal> {
+        std::fs::rename(&self.temporary, &self.path)?;
+        self.dir.map_or(Ok(()), |dir| dir.sync_all())?;
+        Ok(self.journal)
+    }
+}
+
 /// Why a journal can't be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JournalError {
@@ -55,15 +74,25 @@ pub(super) fn frame(record: &impl Serialize) -> io::Result<Vec<u8>> {
 impl Journal {
     /// Writes a new journal that begins with `base`, in the place of `path`, durably and at once.
     pub(super) fn replace(path: &Path, base: &impl Serialize) -> io::Result<Self> {
+        Self::prepare(path, base)?.take_place()
+    }
+
+    /// Writes a new journal that begins with `base` beside the one at `path`, which stays as it is.
+    pub(super) fn prepare(path: &Path, base: &impl Serialize) -> io::Result<Prepared> {
         let temporary = path.with_extension("new");
         let bytes = frame(base)?;
         let mut file =
             OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        sync_parent(path)?;
-        Ok(Self { file, len: bytes.len() as u64 })
+        // Opened here, since this may fail for a while: afterwards only what is fatal is left to fail.
+        let dir = path.parent().map(File::open).transpose()?;
+        Ok(Prepared {
+            journal: Self { file, len: bytes.len() as u64 },
+            dir,
+            temporary,
+            path: path.to_owned(),
+        })
     }
 
     /// Opens the journal at `path` and reads its records; a torn last frame is cut off.
@@ -103,7 +132,7 @@ impl Journal {
                 .map_err(|_| io::Error::other("an append failed in part, and could not be undone"))?;
             return Err(error);
         }
-        self.file.sync_data()?;
+        self.file.sync_data().map_err(unsynced)?;
         self.len += frame.len() as u64;
         Ok(())
     }
@@ -112,6 +141,12 @@ impl Journal {
     pub(super) fn len(&self) -> u64 {
         self.len
     }
+}
+
+/// A failed fsync, as what it is: it may say that there was no space, but the frame is in the file, perhaps without ever
+/// reaching the disk, so that trying again is no way out.
+fn unsynced(error: io::Error) -> io::Error {
+    io::Error::other(error)
 }
 
 /// The payload of the whole and unharmed frame at `at`, if one is there.
@@ -172,6 +207,11 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let error = Journal::open::<String>(&path).unwrap_err();
         assert!(matches!(error, JournalError::Damaged { offset: at, .. } if at == offset), "{error}");
+    }
+
+    #[test]
+    fn a_failed_fsync_is_never_taken_for_a_lack_of_space_that_passes() {
+        assert_eq!(unsynced(io::ErrorKind::StorageFull.into()).kind(), io::ErrorKind::Other);
     }
 
     #[test]

@@ -236,3 +236,28 @@ fn random_actions_leave_what_the_model_has() {
         assert_eq!(alive(&store), alive(&model), "step {step}: {action:?}");
     }
 }
+
+#[test]
+fn a_copy_whose_journal_cannot_be_looked_at_is_damaged_and_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("7").join("journal");
+    std::fs::create_dir(journal.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&journal, &journal).unwrap();
+    assert!(open(dir.path()).state().is_err());
+    assert!(std::fs::symlink_metadata(&journal).is_ok());
+}
+
+#[test]
+fn a_copy_whose_new_journal_could_not_be_put_in_place_takes_no_more_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1.0))]).unwrap();
+    let journal = dir.path().join("7").join("journal");
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::create_dir_all(journal.join("in-the-way")).unwrap();
+    assert!(store.close().is_err());
+    // The open journal has no name any more: what it took could not be found again.
+    assert!(store.append(&[write(1, 2, "b", Some(1.0))]).is_err());
+    assert!(store.state().is_err());
+}
