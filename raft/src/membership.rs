@@ -152,8 +152,8 @@ impl Core {
             let error = match tokio::time::timeout(CHANGE_PATIENCE, changing).await {
                 Ok(Ok(Ok(_))) => return Ok(()),
                 Ok(Ok(Err(RaftError::APIError(error)))) => refused(error, self.leader()),
-                Ok(Ok(Err(RaftError::Fatal(_))) | Err(_)) => MembershipError::Stopped,
-                Err(_) => MembershipError::Unknown,
+                // The core may have ended after it appended the change.
+                Ok(Ok(Err(RaftError::Fatal(_))) | Err(_)) | Err(_) => MembershipError::Unknown,
             };
             // A change that is under way, or a leader's first entry, is committed in a moment.
             if !matches!(error, MembershipError::InProgress) || begun.elapsed() > IN_PROGRESS_PATIENCE {

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use super::*;
 use crate::config::Compaction;
 use crate::error::{MembershipError, ProposeError};
+use crate::member::MemberInfo;
+use crate::membership::Seat;
 
 async fn founded(mut cluster: Cluster) -> Cluster {
     cluster.start_all(&[0, 1, 2]).await;
@@ -220,4 +222,26 @@ async fn a_full_disk_refuses_writes_and_recovers() {
         cluster.node(0).propose(Bytes::from_static(b"a=2")).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_membership_change_that_was_appended_is_not_told_as_undone_when_the_node_stops() {
+    let cluster = founded(Cluster::in_memory(3)).await;
+    let old = cluster.leader().await;
+    let node = cluster.node(old).clone();
+    let before = node.status().last_log;
+    cluster.set_isolated(old, true);
+    let joining = MemberInfo {
+        name: "n9".to_owned(),
+        raft_id: 9,
+        client_url: "http://n9".to_owned(),
+        peer_url: "http://n9".to_owned(),
+    };
+    let changing = tokio::spawn({
+        let node = node.clone();
+        async move { node.add_member(joining, Seat::Learner).await }
+    });
+    eventually("the change is appended", async || node.status().last_log > before).await;
+    node.abort();
+    assert!(matches!(changing.await.unwrap(), Err(MembershipError::Unknown)));
 }
