@@ -28,7 +28,7 @@ end_nodes() {
     local pid
     [ -f "$work/pids" ] || return 0
     while read -r pid; do
-        if is_ours "$pid"; then kill -KILL "$pid" || true; fi
+        if [ -n "$pid" ] && is_ours "$pid"; then kill -KILL "$pid" || true; fi
     done <"$work/pids"
 }
 status=1

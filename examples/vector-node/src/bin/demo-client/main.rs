@@ -17,6 +17,7 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -44,6 +45,11 @@ struct Args {
     keep: bool,
 }
 
+/// Nodes that were asked to stop are killed after that.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// The same when somebody waits for the prompt.
+const INTERRUPTED_WITHIN: Duration = Duration::from_millis(500);
+
 /// As a shell reports a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
@@ -70,7 +76,11 @@ async fn run(args: Args) -> Result<ExitCode> {
     if is_kept {
         processes.keep();
     } else {
-        processes.stop_all().await;
+        let within = if ended.is_some() { STOP_WITHIN } else { INTERRUPTED_WITHIN };
+        let slow = processes.stop_all(within).await;
+        if !slow.is_empty() && ended.is_some() {
+            narrator.say(format!("{} did not stop within {within:?} and were killed", slow.join(", ")));
+        }
     }
     match ended {
         None => {

@@ -14,8 +14,6 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-/// Nodes that were asked to stop are killed after that.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Control nodes of the demo.
 pub(crate) const CONTROL_NODES: u16 = 3;
 /// Vector nodes of the demo, the one that joins later included.
@@ -142,30 +140,31 @@ impl Processes {
         Ok(())
     }
 
-    /// SIGTERM to all, vector nodes first; SIGKILL to who stays.
-    pub(crate) async fn stop_all(&mut self) {
+    /// SIGTERM to all, vector nodes first; SIGKILL to who is there `within` that time, whose names are returned.
+    pub(crate) async fn stop_all(&mut self, within: Duration) -> Vec<String> {
+        let mut slow = Vec::new();
         for prefix in ["d", "n"] {
-            let deadline = Instant::now() + STOP_WITHIN;
-            let children = || {
-                self.nodes
-                    .iter()
-                    .filter(|node| node.name.starts_with(prefix))
-                    .filter_map(|node| node.child.as_ref())
-            };
-            for child in children() {
-                // Whoever is gone needs no signal.
-                kill_process(Pid::from_child(child), Signal::TERM).ok();
+            let deadline = Instant::now() + within;
+            for node in self.nodes.iter().filter(|node| node.name.starts_with(prefix)) {
+                if let Some(child) = &node.child {
+                    // Whoever is gone needs no signal.
+                    kill_process(Pid::from_child(child), Signal::TERM).ok();
+                }
             }
             for node in self.nodes.iter_mut().filter(|node| node.name.starts_with(prefix)) {
                 let Some(mut child) = node.child.take() else { continue };
                 while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
+                if matches!(child.try_wait(), Ok(None)) {
+                    slow.push(node.name.clone());
+                }
                 child.kill().ok();
                 child.wait().ok();
             }
         }
         self.write_pids().ok();
+        slow
     }
 
     /// Lets them run on when the demo ends.
