@@ -55,8 +55,8 @@ pub fn router(app: Arc<App>) -> Router {
 fn writes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/nodes/{id}", put(nodes::register).patch(nodes::patch).delete(nodes::delete))
-        .route("/v1/nodes/{id}/drain", post(nodes::drain).delete(nodes::schedule))
-        .route("/v1/nodes/{id}/maintenance", post(nodes::maintain).delete(nodes::schedule))
+        .route("/v1/nodes/{id}/drain", post(nodes::drain).delete(nodes::end_drain))
+        .route("/v1/nodes/{id}/maintenance", post(nodes::maintain).delete(nodes::end_maintenance))
         .route("/v1/shards/{id}/force-primary", post(shards::force_primary))
         .route("/v1/migrations", post(migrations::start))
         .route("/v1/migrations/{id}", delete(migrations::cancel))

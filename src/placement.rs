@@ -23,7 +23,7 @@ mod shares;
 mod solve;
 
 pub use build::is_mass_failure;
-pub use plan::{PlanOptions, Planned, Purpose, plan, planned};
+pub use plan::{Extent, PlanOptions, Planned, Purpose, plan, planned};
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use super::extract::{Consistency, Params};
 use crate::coordinator::Coordinator;
 use crate::machine::ChangeLog;
 use crate::metadata::{
-    Answer, Command, Envelope, Founded, Metadata, Outcome, RejectionCode, RequestKey, view,
+    Answer, Command, Envelope, Founded, Metadata, Outcome, Rejection, RejectionCode, RequestKey, view,
 };
 use crate::metrics::Metrics;
 use crate::proposer;
@@ -140,6 +140,34 @@ impl App {
         let json = Bytes::from(json);
         *cached = Some((state.revision(), json.clone()));
         Ok(json)
+    }
+
+    /// What this request was answered before, as `state` has it: asked ahead of whatever is checked or computed outside of
+    /// the replicated state, so that a repeat finds that neither refuses it nor changes its answer.
+    ///
+    /// # Errors
+    /// The refusal that it met before, and 422 where its key stands for another request.
+    pub(super) fn earlier(
+        state: &Metadata,
+        key: Option<&RequestKey>,
+    ) -> Result<Option<(Revision, Answer)>, ApiError> {
+        let Some(outcome) = key.and_then(|key| state.earlier_outcome(key)) else { return Ok(None) };
+        Ok(Some((outcome.revision, outcome.result?)))
+    }
+
+    /// Refuses a request for what only this control node knows; under a key, so that a repeat is told the same.
+    ///
+    /// # Errors
+    /// Always: `rejection`, or why it could not be remembered.
+    pub(super) async fn refuse<T>(
+        &self,
+        key: Option<RequestKey>,
+        rejection: Rejection,
+    ) -> Result<T, ApiError> {
+        if key.is_some() {
+            self.propose(key, Command::Refuse { rejection: rejection.clone() }).await?;
+        }
+        Err(rejection.into())
     }
 
     /// Proposes on behalf of a client, and answers what came of it.

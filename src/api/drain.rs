@@ -3,8 +3,7 @@
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::Plan;
 
-use super::error::ApiError;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Rejection, RejectionCode};
 use crate::placement::{self, PlanOptions};
 use crate::soft::Soft;
 
@@ -14,10 +13,11 @@ const MAX_LISTED: usize = 20;
 /// What draining `node` takes; `now_ms` is milliseconds since 1970.
 ///
 /// # Errors
-/// 404 for an unknown node, and 422 with reasons when copies have nowhere to go.
-pub(super) fn plan(state: &Metadata, soft: &Soft, node: &NodeId, now_ms: u64) -> Result<Plan, ApiError> {
+/// `NotFound` for an unknown node, and `Invalid` with reasons when copies have nowhere to go.
+pub(super) fn plan(state: &Metadata, soft: &Soft, node: &NodeId, now_ms: u64) -> Result<Plan, Rejection> {
     if state.node(node).is_none() {
-        return Err(ApiError::not_found(format!("data node {node}")));
+        let detail = format!("there is no data node {node}");
+        return Err(Rejection { code: RejectionCode::NotFound, detail });
     }
     let policy = state.policy();
     let options =
@@ -39,5 +39,6 @@ pub(super) fn plan(state: &Metadata, soft: &Soft, node: &NodeId, now_ms: u64) ->
     if stuck.len() > MAX_LISTED {
         reasons.push(format!("and {} more shards", stuck.len() - MAX_LISTED));
     }
-    Err(ApiError::invalid(format!("draining {node} could not finish: {}", reasons.join("; "))))
+    let detail = format!("draining {node} could not finish: {}", reasons.join("; "));
+    Err(Rejection { code: RejectionCode::Invalid, detail })
 }

@@ -135,6 +135,11 @@ impl ApiError {
         Self::new(Code::Invalid, detail)
     }
 
+    /// 500: a command has another answer than it should.
+    pub fn unexpected(command: &str) -> Self {
+        Self::new(Code::Internal, format!("{command} was answered by something else"))
+    }
+
     /// 503 for want of a leader.
     pub fn no_leader() -> Self {
         Self::new(

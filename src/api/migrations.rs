@@ -16,7 +16,8 @@ use super::forward;
 use super::soft;
 use crate::metadata::{Answer, Command, NewMigration};
 
-/// `POST /v1/migrations`: answers the migration as it was queued, also to a repeated request.
+/// `POST /v1/migrations`: answers the migration as it was queued, also to a repeated request, while its row is
+/// kept.
 pub(super) async fn start(
     State(app): State<Arc<App>>,
     params: Params,
@@ -26,16 +27,13 @@ pub(super) async fn start(
     let MigrateRequest { shard, to, from, if_epoch } = write.body;
     let reason = "asked for by an operator".to_owned();
     let migration = NewMigration { shard, kind: None, from, to: Some(to), if_epoch, reason };
-    let (revision, answer) = app.propose(write.key, Command::Migrate { migrations: vec![migration] }).await?;
+    let command = Command::Migrate { migrations: vec![migration], plan: None };
+    let (revision, answer) = app.propose(write.key, command).await?;
     let started = match answer {
-        Answer::Migrations { started } => started.into_iter().next(),
-        Answer::Done | Answer::Registered { .. } | Answer::Coordinated { .. } | Answer::Reported { .. } => {
-            None
-        }
+        Answer::Migrations { started, plan: _ } => started.into_iter().next(),
+        _ => None,
     };
-    let started =
-        started.ok_or_else(|| ApiError::new(Code::Internal, "a migration was answered by something else"))?;
-    let id = started?;
+    let id = started.ok_or_else(|| ApiError::unexpected("a migration"))??;
     let state = app.published();
     let row = state.migration(id).ok_or_else(|| gone(id))?;
     let mut migration = soft::migration(row, None);

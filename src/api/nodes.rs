@@ -13,10 +13,10 @@ use serde_json::json;
 use super::answer::{self, Page};
 use super::app::{App, founded};
 use super::drain;
-use super::error::{ApiError, Code};
+use super::error::ApiError;
 use super::extract::{NoBody, Params, Write, node_id};
 use super::soft;
-use crate::metadata::{Answer, Command, Metadata, NodeRow, Register, RequestKey, Wish};
+use crate::metadata::{Answer, Command, Register, RequestKey, Wish};
 
 /// `GET /v1/nodes`.
 pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> answer::Answer {
@@ -73,7 +73,7 @@ pub(super) async fn register(
     });
     let (revision, answer) = app.propose_as(format!("node:{id}"), write.key, command).await?;
     let Answer::Registered { node: row } = answer else {
-        return Err(ApiError::new(Code::Internal, "a registration was answered by something else"));
+        return Err(ApiError::unexpected("a registration"));
     };
     app.coordinator.observe_registration(&row.id, row.incarnation);
     let state = app.published();
@@ -99,9 +99,9 @@ pub(super) async fn patch(
 ) -> answer::Answer {
     params.only(&[])?;
     let node = node_id(&id)?;
-    let command = Command::PatchNode { node: node.clone(), if_match: write.if_match, patch: write.body };
-    let (revision, _) = app.propose(write.key, command).await?;
-    answer_node(&app, &node, revision)
+    let command = Command::PatchNode { node, if_match: write.if_match, patch: write.body };
+    let committed = app.propose(write.key, command).await?;
+    answer_node(&app, committed)
 }
 
 /// `DELETE /v1/nodes/{id}`.
@@ -128,23 +128,29 @@ pub(super) async fn drain(
     params.only(&[])?;
     let node = node_id(&id)?;
     let state = app.read_linearizable().await?;
-    let soft = app.soft().ok_or_else(ApiError::no_leader)?;
-    let plan = drain::plan(&state, &soft, &node, app.clock.wall_ms())?;
-    if write.body.dry_run {
-        return answer::ok(state.revision(), &plan);
+    if let Some(earlier) = App::earlier(&state, write.key.as_ref())? {
+        return answer_node(&app, earlier);
     }
-    wish(&app, node, write.if_match, write.key, Wish::Drain).await
+    let soft = app.soft().ok_or_else(ApiError::no_leader)?;
+    let planned = drain::plan(&state, &soft, &node, app.clock.wall_ms());
+    if write.body.dry_run {
+        return answer::ok(state.revision(), &planned?);
+    }
+    match planned {
+        Ok(_) => wish(&app, node, write.if_match, write.key, Wish::Drain).await,
+        Err(rejection) => app.refuse(write.key, rejection).await,
+    }
 }
 
-/// `DELETE /v1/nodes/{id}/drain` and `/maintenance`: the node takes copies again.
-pub(super) async fn schedule(
+/// `DELETE /v1/nodes/{id}/drain`: the node takes copies again. One that is not drained is answered as it is.
+pub(super) async fn end_drain(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     params: Params,
     write: Write<NoBody>,
 ) -> answer::Answer {
     params.only(&[])?;
-    wish(&app, node_id(&id)?, write.if_match, write.key, Wish::Schedule).await
+    wish(&app, node_id(&id)?, write.if_match, write.key, Wish::EndDrain).await
 }
 
 /// `POST /v1/nodes/{id}/maintenance`.
@@ -159,16 +165,15 @@ pub(super) async fn maintain(
     wish(&app, node_id(&id)?, write.if_match, write.key, asked).await
 }
 
-/// For commands that carry no condition of their own. A change that is committed between this look and the command's own
-/// place in the log goes unnoticed.
-fn check_revision(state: &Metadata, id: &NodeId, asked: Option<Revision>) -> Result<(), ApiError> {
-    let Some(asked) = asked else { return Ok(()) };
-    match state.node(id) {
-        Some(row) if row.revision == asked => Ok(()),
-        _ => {
-            Err(ApiError::new(Code::PreconditionFailed, format!("data node {id} is not at revision {asked}")))
-        }
-    }
+/// `DELETE /v1/nodes/{id}/maintenance`: the node is back. One that is not in maintenance is answered as it is.
+pub(super) async fn end_maintenance(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+    write: Write<NoBody>,
+) -> answer::Answer {
+    params.only(&[])?;
+    wish(&app, node_id(&id)?, write.if_match, write.key, Wish::EndMaintenance).await
 }
 
 async fn wish(
@@ -178,16 +183,14 @@ async fn wish(
     key: Option<RequestKey>,
     wish: Wish,
 ) -> answer::Answer {
-    check_revision(&app.published(), &node, if_match)?;
-    let (revision, _) = app.propose(key, Command::SetIntent { node: node.clone(), wish }).await?;
-    answer_node(app, &node, revision)
+    let committed = app.propose(key, Command::SetIntent { node, if_match, wish }).await?;
+    answer_node(app, committed)
 }
 
-/// The node as it is after a change. Deleted meanwhile, it is not found.
-fn answer_node(app: &App, id: &NodeId, revision: Revision) -> answer::Answer {
-    let state = app.published();
-    let row: &NodeRow = state.node(id).ok_or_else(|| ApiError::not_found(format!("data node {id}")))?;
-    let node: Node = soft::node(&state, row, app.soft().as_deref());
+/// The node as it was after the change, also when the request is repeated later.
+fn answer_node(app: &App, (revision, answer): (Revision, Answer)) -> answer::Answer {
+    let Answer::Node { node: row } = answer else { return Err(ApiError::unexpected("a change of a node")) };
+    let node: Node = soft::node(&app.published(), &row, app.soft().as_deref());
     answer::tagged(row.revision, answer::ok(revision, &node))
 }
 

@@ -22,7 +22,11 @@ pub(super) async fn report(
     let id = node_id(&id)?;
     let ReportsRequest { incarnation, reports } = write.body;
     let state = app.published();
-    let row = state.node(&id).ok_or_else(|| ApiError::not_found(format!("data node {id}")))?;
+    let row = state.node(&id);
+    // Under a key it is for the replicated state to say, which knows whether this is a repeat.
+    if row.is_none() && write.key.is_none() {
+        return Err(ApiError::not_found(format!("data node {id}")));
+    }
     let hard: Vec<Report> = reports.iter().filter(|r| !is_bytes_alone(r)).cloned().collect();
     let (revision, committed) = if hard.is_empty() {
         (state.revision(), Vec::new())
@@ -30,7 +34,7 @@ pub(super) async fn report(
         let command = Command::Reports { node: id.clone(), incarnation, reports: hard };
         match app.propose_as(format!("node:{id}"), write.key, command).await? {
             (revision, Answer::Reported { results }) => (revision, results),
-            _ => return Err(ApiError::new(Code::Internal, "reports were answered by something else")),
+            _ => return Err(ApiError::unexpected("a list of reports")),
         }
     };
     let mut committed = committed.into_iter();
@@ -57,10 +61,11 @@ fn is_bytes_alone(report: &Report) -> bool {
 /// The checks of committed reports, for those that are not.
 fn refuse_bytes(
     state: &Metadata,
-    row: &NodeRow,
+    row: Option<&NodeRow>,
     incarnation: ruvector_cluster_client::ids::Incarnation,
     report: &Report,
 ) -> Option<RejectionCode> {
+    let Some(row) = row else { return Some(RejectionCode::NotFound) };
     if row.incarnation != incarnation {
         return Some(RejectionCode::StaleIncarnation);
     }

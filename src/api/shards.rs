@@ -10,18 +10,18 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::StrDeserializer;
 
-use super::answer::{self, Answer, Page};
+use super::answer::{self, Page};
 use super::app::App;
 use super::error::{ApiError, Code};
 use super::extract::{JsonBody, Params, Write, node_id, shard_id};
 use super::soft;
-use crate::metadata::{Command, Metadata, view};
+use crate::metadata::{Answer, Command, Metadata, view};
 
 /// Most keys of one `POST /v1/route`.
 const MAX_KEYS: usize = 10_000;
 
 /// `GET /v1/shards`.
-pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> Answer {
+pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> answer::Answer {
     params.only(&["limit", "cursor", "node", "status", "consistency"])?;
     let page = Page::of(&params)?;
     let after: Option<u32> = page.after_parsed()?;
@@ -57,7 +57,11 @@ fn status_of(text: &str) -> Result<ShardStatus, ApiError> {
 }
 
 /// `GET /v1/shards/{id}`.
-pub(super) async fn get(State(app): State<Arc<App>>, Path(id): Path<String>, params: Params) -> Answer {
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    params: Params,
+) -> answer::Answer {
     params.only(&["consistency"])?;
     let id = shard_id(&id)?;
     let state = app.read(&params).await?;
@@ -76,7 +80,7 @@ pub(super) async fn force_primary(
     Path(id): Path<String>,
     params: Params,
     write: Write<ForcePrimaryRequest>,
-) -> Answer {
+) -> answer::Answer {
     params.only(&[])?;
     let id = shard_id(&id)?;
     if !write.body.accept_data_loss {
@@ -85,15 +89,15 @@ pub(super) async fn force_primary(
         ));
     }
     let command = Command::ForcePrimary { shard: id, node: write.body.node };
-    let (revision, _) = app.propose(write.key, command).await?;
-    let state = app.published();
-    let row = state.shard(id).ok_or_else(|| no_shard(&state, id))?;
-    let shard = soft::shard(&state, row, app.soft().as_deref());
+    let (revision, Answer::Shard { shard: row }) = app.propose(write.key, command).await? else {
+        return Err(ApiError::unexpected("a forced primary"));
+    };
+    let shard = soft::shard(&app.published(), &row, app.soft().as_deref());
     answer::tagged(row.revision, answer::ok(revision, &shard))
 }
 
 /// `GET /v1/route`.
-pub(super) async fn route(State(app): State<Arc<App>>, params: Params) -> Answer {
+pub(super) async fn route(State(app): State<Arc<App>>, params: Params) -> answer::Answer {
     params.only(&["key", "consistency"])?;
     let key = params.text("key").ok_or_else(|| ApiError::malformed("query parameter `key` is missing"))?;
     let state = app.read(&params).await?;
@@ -110,7 +114,7 @@ pub(super) async fn route_many(
     State(app): State<Arc<App>>,
     params: Params,
     body: JsonBody<RouteRequest>,
-) -> Answer {
+) -> answer::Answer {
     params.only(&["consistency"])?;
     let keys = body.0.keys;
     if keys.len() > MAX_KEYS {
@@ -126,7 +130,7 @@ pub(super) async fn route_many(
 }
 
 /// `GET /v1/map`.
-pub(super) async fn map(State(app): State<Arc<App>>, params: Params) -> Answer {
+pub(super) async fn map(State(app): State<Arc<App>>, params: Params) -> answer::Answer {
     params.only(&["consistency"])?;
     let state = app.read(&params).await?;
     let json = app.map_json(&state)?;

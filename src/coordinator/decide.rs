@@ -72,8 +72,7 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
 fn plan(metadata: &Metadata, soft: &Soft, now_ms: u64) -> Planned {
     let policy = metadata.policy();
     let purpose = Purpose::Automatic { levelling: soft.levelling };
-    let options =
-        PlanOptions { now_ms, purpose, strategy: policy.strategy, max_moves: None, assume_draining: None };
+    let options = PlanOptions { purpose, ..PlanOptions::for_operator(now_ms, policy) };
     planned(metadata, soft, policy, &options)
 }
 

@@ -207,6 +207,7 @@ fn a_hand_over_is_cut_over_when_the_old_primary_is_silent_although_alive() {
             if_epoch: None,
             reason: "asked".to_owned(),
         }],
+        plan: None,
     });
     world.run_ms(3_000);
     assert_eq!(world.metadata.shard(shard.id).unwrap().primary, Some(from.clone()), "its lease runs");

@@ -87,7 +87,7 @@ pub fn apply(state: &mut Metadata, index: u64, time_ms: u64, envelope: &Envelope
 
 fn apply_unchecked(state: &mut Metadata, index: u64, time_ms: u64, envelope: &Envelope) -> Applied {
     state.head.log_time_ms = state.head.log_time_ms.max(time_ms);
-    if let Some(outcome) = remember::earlier_outcome(state, envelope) {
+    if let Some(outcome) = envelope.key.as_ref().and_then(|key| state.earlier_outcome(key)) {
         return Applied { outcome, rows: vec![rows::head(state)], changes: Vec::new() };
     }
     let mut tx = Tx::new(state, Revision(index), &envelope.actor);
@@ -109,6 +109,15 @@ fn as_stored(state: &Metadata, answer: Answer) -> Answer {
             let node = state.node(&node.id).cloned().unwrap_or(node);
             Answer::Registered { node }
         }
+        Answer::Node { node } => {
+            let node = state.node(&node.id).cloned().unwrap_or(node);
+            Answer::Node { node }
+        }
+        Answer::Shard { shard } => {
+            let shard = state.shard(shard.id).cloned().unwrap_or(shard);
+            Answer::Shard { shard }
+        }
+        Answer::Policy { .. } => Answer::Policy { revision: state.policy_revision() },
         Answer::Done | Answer::Migrations { .. } | Answer::Coordinated { .. } | Answer::Reported { .. } => {
             answer
         }
@@ -124,9 +133,9 @@ impl Tx<'_> {
         match &envelope.command {
             Command::Found { cluster_id, settings } => self.found(cluster_id, settings).map(done),
             Command::Register(register) => self.register(register),
-            Command::PatchNode { node, if_match, patch } => self.patch_node(node, *if_match, patch).map(done),
+            Command::PatchNode { node, if_match, patch } => self.patch_node(node, *if_match, patch),
             Command::DeleteNode { node, if_match } => self.delete_node(node, *if_match).map(done),
-            Command::SetIntent { node, wish } => self.set_intent(node, *wish).map(done),
+            Command::SetIntent { node, if_match, wish } => self.set_intent(node, *if_match, *wish),
             Command::Coordinate { changes } => {
                 bounded(changes.len(), "changes")?;
                 Ok(Answer::Coordinated {
@@ -137,19 +146,24 @@ impl Tx<'_> {
                 bounded(reports.len(), "reports")?;
                 self.reports(node, *incarnation, reports)
             }
-            Command::Migrate { migrations } => {
+            Command::Migrate { migrations, plan } => {
                 bounded(migrations.len(), "migrations")?;
                 Ok(Answer::Migrations {
                     started: migrations.iter().map(|ask| self.queue(ask, true)).collect(),
+                    plan: plan.clone(),
                 })
             }
             Command::CancelMigration { migration, if_match } => self.cancel(*migration, *if_match).map(done),
-            Command::ForcePrimary { shard, node } => self.force_primary(*shard, node).map(done),
-            Command::SetPolicy { policy, if_match } => self.set_policy(policy, *if_match).map(done),
+            Command::ForcePrimary { shard, node } => {
+                self.force_primary(*shard, node)?;
+                Ok(Answer::Shard { shard: self.shard(*shard)? })
+            }
+            Command::SetPolicy { policy, if_match } => self.set_policy(policy, *if_match),
             Command::SetPaused { paused } => {
                 self.set_paused(*paused);
                 Ok(Answer::Done)
             }
+            Command::Refuse { rejection } => Err(rejection.clone()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use ruvector_cluster_client::ids::{Epoch, Incarnation, MigrationId, NodeId, Revision, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{
-    MigrationKind, PatchNodeRequest, Phase, RebalancePolicy, Report, ReportResult,
+    MigrationKind, PatchNodeRequest, Phase, Plan, RebalancePolicy, Report, ReportResult,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,9 @@ pub enum Command {
     SetIntent {
         /// The node.
         node: NodeId,
+        /// Refused when the row is at another revision.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_match: Option<Revision>,
         /// What.
         wish: Wish,
     },
@@ -91,6 +94,9 @@ pub enum Command {
     Migrate {
         /// In order.
         migrations: Vec<NewMigration>,
+        /// The plan that they carry out, where a repeat of the request is to be told the same. Changes nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Plan>,
     },
     /// An operator cancels a migration.
     CancelMigration {
@@ -118,6 +124,11 @@ pub enum Command {
         /// Whether they are stopped.
         paused: bool,
     },
+    /// The proposer, by what it alone knows, finds the request impossible: refused, so that a repeat of it is told the same.
+    Refuse {
+        /// Why.
+        rejection: Rejection,
+    },
 }
 
 /// A data node's registration (API.md, "register").
@@ -144,7 +155,7 @@ pub struct Register {
     /// For another store under a taken name: the leader has waited the lease of this incarnation out. Apply refuses when the
     /// incarnation is another by then.
     pub lease_over_of: Option<Incarnation>,
-    /// Only where the node's row is at this revision.
+    /// Refused when the row is at another revision, or there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<Revision>,
 }
@@ -155,13 +166,15 @@ pub struct Register {
 pub enum Wish {
     /// Empty it.
     Drain,
-    /// Let it take copies again.
-    Schedule,
+    /// Let it take copies again, if it is being emptied or is empty; else nothing.
+    EndDrain,
     /// It will be away.
     Maintain {
         /// For so long, from log time.
         duration_ms: u64,
     },
+    /// It is back, if it was in maintenance; else nothing.
+    EndMaintenance,
 }
 
 /// One decision of the leader's.
@@ -295,10 +308,28 @@ pub enum Answer {
         /// The row.
         node: super::NodeRow,
     },
+    /// An edit or a wish: the node's row as it then was.
+    Node {
+        /// The row.
+        node: super::NodeRow,
+    },
+    /// A forced primary: the shard's row as it then was.
+    Shard {
+        /// The row.
+        shard: super::ShardRow,
+    },
+    /// The policy was set.
+    Policy {
+        /// Of its row, as it then was.
+        revision: Revision,
+    },
     /// Migrations started, or why not, in order.
     Migrations {
         /// In order.
         started: Vec<Result<MigrationId, Rejection>>,
+        /// As in the command.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Plan>,
     },
     /// The leader's changes, or why not, in order.
     Coordinated {

@@ -1,5 +1,7 @@
 //! Plans in the domain's words.
 
+use std::collections::BTreeSet;
+
 use ruvector_cluster_client::ids::{NodeId, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{
     Balance, Infeasible, MigrationKind, Move, Plan, RebalancePolicy, Strategy,
@@ -27,6 +29,15 @@ pub enum Purpose {
     },
 }
 
+/// How far a plan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All the way. A shard may have several moves, one after another.
+    Whole,
+    /// Each shard's first move alone: what can be queued at once.
+    FirstOfEachShard,
+}
+
 /// What a plan may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
@@ -36,7 +47,9 @@ pub struct PlanOptions {
     pub purpose: Purpose,
     /// How copies are placed.
     pub strategy: Strategy,
-    /// At most so many moves; those that restore a rule come first.
+    /// Which of the moves.
+    pub extent: Extent,
+    /// At most so many moves of these; those that restore a rule come first.
     pub max_moves: Option<u32>,
     /// Taken as draining, to see whether a drain could finish.
     pub assume_draining: Option<NodeId>,
@@ -49,6 +62,7 @@ impl PlanOptions {
             now_ms,
             purpose: Purpose::Operator,
             strategy: policy.strategy,
+            extent: Extent::Whole,
             max_moves: None,
             assume_draining: None,
         }
@@ -97,8 +111,7 @@ pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, optio
         Some(orders) => solve_by_orders(&built.problem, orders),
         None => solve(&built.problem, levelling),
     };
-    let wanted = options.max_moves.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-    let steps = &solution.steps[..solution.steps.len().min(wanted)];
+    let steps = chosen(&solution.steps, options);
     let assigned = solution.assigned.iter().map(|(shard, copies)| {
         (built.shards[*shard], copies.iter().map(|node| built.nodes[*node].clone()).collect())
     });
@@ -107,7 +120,7 @@ pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, optio
             base_revision: metadata.revision(),
             moves: steps.iter().map(|step| built.told(step)).collect(),
             before: balance(&built.problem, &solution.before),
-            after: balance(&built.problem, &after(&solution, steps)),
+            after: balance(&built.problem, &after(&solution, &steps)),
             lower_bound_moves: solution.lower_bound,
             infeasible: solution
                 .unplaced
@@ -120,6 +133,17 @@ pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, optio
         is_levelling: steps.iter().any(|step| !step.why.is_forced()),
         forced: steps.iter().filter(|step| step.why.is_forced()).count(),
     }
+}
+
+/// Those of the steps that the plan is to have, in order.
+fn chosen(steps: &[Step], options: &PlanOptions) -> Vec<Step> {
+    let wanted = options.max_moves.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+    let mut begun = BTreeSet::new();
+    let is_startable = |step: &&Step| match options.extent {
+        Extent::Whole => true,
+        Extent::FirstOfEachShard => begun.insert(step.shard),
+    };
+    steps.iter().filter(is_startable).take(wanted).copied().collect()
 }
 
 /// Copies on each node after `steps`.

@@ -8,6 +8,7 @@ mod support;
 mod bad_input;
 mod contract;
 mod process;
+mod repeats;
 mod semantics;
 mod streams;
 

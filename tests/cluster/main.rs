@@ -7,6 +7,7 @@ mod support;
 
 mod bootstrap;
 mod fencing;
+mod keys;
 mod leader_kill;
 mod no_quorum;
 mod racks;

@@ -102,7 +102,7 @@ impl World {
     }
 
     pub(super) fn wish(&mut self, name: &str, wish: Wish) {
-        self.apply(Command::SetIntent { node: id(name), wish });
+        self.apply(Command::SetIntent { node: id(name), if_match: None, wish });
     }
 
     pub(super) fn kill(&mut self, name: &str) {

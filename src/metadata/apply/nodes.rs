@@ -10,7 +10,7 @@ use ruvector_cluster_client::wire::{
 use super::registration::{check_domain, check_labels};
 use super::tx::{About, Tx};
 use super::{check_match, reject};
-use crate::metadata::command::{Rejection, RejectionCode, Wish};
+use crate::metadata::command::{Answer, Rejection, RejectionCode, Wish};
 use crate::metadata::migration::MigrationRow;
 use crate::metadata::node::{NodeRow, Verdict};
 use crate::metadata::settings::Settings;
@@ -51,7 +51,7 @@ impl Tx<'_> {
         id: &NodeId,
         if_match: Option<Revision>,
         patch: &PatchNodeRequest,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Answer, Rejection> {
         let mut row = self.node(id)?;
         check_match(if_match, row.revision)?;
         check_domain(patch.zone.as_deref())?;
@@ -64,32 +64,43 @@ impl Tx<'_> {
         row.zone = patch.zone.as_ref().map_or(row.zone, domain);
         row.rack = patch.rack.as_ref().map_or(row.rack, domain);
         row.capacity = patch.capacity.unwrap_or(row.capacity);
-        self.put_node(row);
+        self.put_node(row.clone());
         self.event("node_patched", About { node: Some(id), ..About::default() }, format!("{id} was edited"));
-        Ok(())
+        Ok(Answer::Node { node: row })
     }
 
-    /// An operator wishes something of a node.
-    pub(super) fn set_intent(&mut self, id: &NodeId, wish: Wish) -> Result<(), Rejection> {
-        let mut row = self.node(id)?;
-        row.maintenance_until_ms = None;
-        row.intent = match wish {
-            Wish::Drain if row.intent == Intent::Drained => Intent::Drained,
-            Wish::Drain => Intent::Draining,
-            Wish::Schedule => Intent::Schedulable,
-            Wish::Maintain { duration_ms } => {
-                row.maintenance_until_ms = Some(self.now_ms().saturating_add(duration_ms));
-                Intent::Maintenance
+    /// An operator wishes something of a node. To end what has not begun changes nothing.
+    pub(super) fn set_intent(
+        &mut self,
+        id: &NodeId,
+        if_match: Option<Revision>,
+        wish: Wish,
+    ) -> Result<Answer, Rejection> {
+        let row = self.node(id)?;
+        check_match(if_match, row.revision)?;
+        let (intent, maintenance_until_ms, detail) = match (wish, row.intent) {
+            (Wish::Drain, intent) => {
+                let is_empty = intent == Intent::Drained;
+                let intent = if is_empty { Intent::Drained } else { Intent::Draining };
+                (intent, None, format!("{id} is to be emptied"))
+            }
+            (Wish::Maintain { duration_ms }, _) => {
+                let until_ms = self.now_ms().saturating_add(duration_ms);
+                (Intent::Maintenance, Some(until_ms), format!("{id} will be away for {duration_ms} ms"))
+            }
+            (Wish::EndDrain, Intent::Draining | Intent::Drained)
+            | (Wish::EndMaintenance, Intent::Maintenance) => {
+                (Intent::Schedulable, None, format!("{id} may take copies"))
+            }
+            (Wish::EndDrain, Intent::Schedulable | Intent::Maintenance)
+            | (Wish::EndMaintenance, Intent::Schedulable | Intent::Draining | Intent::Drained) => {
+                return Ok(Answer::Node { node: row });
             }
         };
-        let detail = match wish {
-            Wish::Drain => format!("{id} is to be emptied"),
-            Wish::Schedule => format!("{id} may take copies"),
-            Wish::Maintain { duration_ms } => format!("{id} will be away for {duration_ms} ms"),
-        };
-        self.put_node(row);
+        let row = NodeRow { intent, maintenance_until_ms, ..row };
+        self.put_node(row.clone());
         self.event("node_intent", About { node: Some(id), ..About::default() }, detail);
-        Ok(())
+        Ok(Answer::Node { node: row })
     }
 
     /// A draining node holds nothing any more.
@@ -195,7 +206,7 @@ impl Tx<'_> {
         &mut self,
         policy: &RebalancePolicy,
         if_match: Option<Revision>,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Answer, Rejection> {
         check_match(if_match, self.state.policy_revision())?;
         let one = Thousandths::ONE;
         let sound = [
@@ -215,7 +226,7 @@ impl Tx<'_> {
             self.policy_changed = true;
             self.event("policy_changed", About::default(), "the policy was set");
         }
-        Ok(())
+        Ok(Answer::Policy { revision: self.state.policy_revision() })
     }
 
     /// An operator stops or lets go the coordinator's own migrations.

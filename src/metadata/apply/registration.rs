@@ -21,8 +21,14 @@ impl Tx<'_> {
         check_texts(ask)?;
         let about = About { node: Some(&ask.node), ..About::default() };
         let known = self.state.node(&ask.node).cloned();
-        // A node that is unknown is at no revision.
-        check_match(ask.if_match, known.as_ref().map_or(Revision(0), |known| known.revision))?;
+        match (&known, ask.if_match) {
+            (Some(row), if_match) => check_match(if_match, row.revision)?,
+            (None, Some(_)) => {
+                let detail = format!("there is no node {} yet", ask.node);
+                return Err(reject(RejectionCode::PreconditionFailed, detail));
+            }
+            (None, None) => {}
+        }
         let Some(known) = known else {
             let run = Incarnation(self.state.head.incarnation_floor.0 + 1);
             let row = self.new_node(ask, run);

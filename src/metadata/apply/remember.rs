@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ruvector_cluster_client::ids::Revision;
 
 use super::{RowChange, reject};
-use crate::metadata::command::{Envelope, Outcome, RejectionCode, RequestKey};
+use crate::metadata::command::{Outcome, RejectionCode, RequestKey};
 use crate::metadata::rows;
 use crate::metadata::state::{Metadata, Remembered};
 
@@ -23,25 +23,27 @@ const MAX_KEY_BYTES: usize = 256;
 /// Answers forgotten by one command at most: a bound on its time; more than one comes in with it, so that the rest follows.
 const FORGOTTEN_AT_ONCE: usize = 64;
 
-/// The outcome that this request had before, or its refusal when its key stands for another one.
-pub(super) fn earlier_outcome(state: &Metadata, envelope: &Envelope) -> Option<Outcome> {
-    let key = envelope.key.as_ref()?;
-    let refuse = |code, detail: String| {
-        Some(Outcome { revision: state.head.revision, result: Err(reject(code, detail)) })
-    };
-    if key.key.is_empty() || key.key.len() > MAX_KEY_BYTES || key.fingerprint.len() > MAX_KEY_BYTES {
-        let detail = format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} bytes");
-        return refuse(RejectionCode::Invalid, detail);
-    }
-    let index = state.keys.get(&Arc::from(key.key.as_str()))?;
-    let earlier = state.remembered.get(index)?;
-    if is_old(state, earlier) {
-        None
-    } else if earlier.fingerprint == key.fingerprint {
-        Some(earlier.outcome.clone())
-    } else {
-        let detail = "this Idempotency-Key was used for another request: choose a new one".to_owned();
-        refuse(RejectionCode::KeyReused, detail)
+impl Metadata {
+    /// The outcome that this request had before, or its refusal when its key stands for another one. What is checked of a
+    /// request outside of apply is asked only where this is none: a repeat is told what it was told.
+    pub fn earlier_outcome(&self, key: &RequestKey) -> Option<Outcome> {
+        let refuse = |code, detail: String| {
+            Some(Outcome { revision: self.head.revision, result: Err(reject(code, detail)) })
+        };
+        if key.key.is_empty() || key.key.len() > MAX_KEY_BYTES || key.fingerprint.len() > MAX_KEY_BYTES {
+            let detail = format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} bytes");
+            return refuse(RejectionCode::Invalid, detail);
+        }
+        let index = self.keys.get(&Arc::from(key.key.as_str()))?;
+        let earlier = self.remembered.get(index)?;
+        if is_old(self, earlier) {
+            None
+        } else if earlier.fingerprint == key.fingerprint {
+            Some(earlier.outcome.clone())
+        } else {
+            let detail = "this Idempotency-Key was used for another request: choose a new one".to_owned();
+            refuse(RejectionCode::KeyReused, detail)
+        }
     }
 }
 

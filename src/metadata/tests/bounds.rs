@@ -84,7 +84,7 @@ fn no_row_is_64_kib_long_even_where_a_thousand_refusals_are_remembered() {
         if_epoch: None,
         reason: "r".repeat(9_000),
     };
-    let migrate = Command::Migrate { migrations: (0..1_000).map(ask).collect() };
+    let migrate = Command::Migrate { migrations: (0..1_000).map(ask).collect(), plan: None };
     let envelope = enveloped(migrate, Some("k1"));
     let applied = apply(&mut state, 2, 2, &envelope);
     assert!(applied.rows.len() > 2);
@@ -142,4 +142,13 @@ fn rows_that_are_not_of_this_format_are_refused_by_name() {
     let shard = (b"s/9".to_vec(), [&[1], &json[..]].concat());
     let refused = Metadata::from_rows(orphan.chain([shard])).unwrap_err().to_string();
     assert!(refused.contains("belongs to nothing"), "{refused}");
+}
+
+#[test]
+fn entries_from_before_conditions_and_plans_are_read() {
+    let read = |json: &str| serde_json::from_str::<Command>(json).unwrap();
+    let wished = Command::SetIntent { node: NodeId::new("a").unwrap(), if_match: None, wish: Wish::Drain };
+    assert_eq!(read(r#"{"type": "set_intent", "node": "a", "wish": "drain"}"#), wished);
+    let none = Command::Migrate { migrations: Vec::new(), plan: None };
+    assert_eq!(read(r#"{"type": "migrate", "migrations": []}"#), none);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use ruvector_cluster_client::ids::{Epoch, Incarnation, MigrationId, NodeId, Revision, ShardId};
 use ruvector_cluster_client::wire::{
-    Assignment, InSyncMember, InSyncProposal, MigrationKind, PatchNodeRequest, Phase, Report,
+    Assignment, InSyncMember, InSyncProposal, Intent, MigrationKind, PatchNodeRequest, Phase, Report,
 };
 
 use super::super::check::{check, check_step};
@@ -157,13 +157,20 @@ fn change(state: &Metadata, dice: &mut Dice) -> Change {
 
 fn operator(state: &Metadata, dice: &mut Dice) -> Command {
     let node = dice.node();
+    let wish = |wish: Wish| Command::SetIntent { node: node.clone(), if_match: None, wish };
     match dice.below(9) {
-        0 => Command::Migrate { migrations: vec![new_migration(state, dice), new_migration(state, dice)] },
+        0 => {
+            let migrations = vec![new_migration(state, dice), new_migration(state, dice)];
+            Command::Migrate { migrations, plan: None }
+        }
         1 => Command::CancelMigration { migration: MigrationId(dice.below(9) as u64), if_match: None },
         2 => Command::ForcePrimary { shard: ShardId(dice.below(SHARDS as usize) as u32), node },
-        3 => Command::SetIntent { node, wish: Wish::Drain },
-        4 | 5 => Command::SetIntent { node, wish: Wish::Schedule },
-        6 => Command::SetIntent { node, wish: Wish::Maintain { duration_ms: 50 } },
+        3 => wish(Wish::Drain),
+        4 | 5 if state.node(&node).is_some_and(|row| row.intent == Intent::Maintenance) => {
+            wish(Wish::EndMaintenance)
+        }
+        4 | 5 => wish(Wish::EndDrain),
+        6 => wish(Wish::Maintain { duration_ms: 50 }),
         7 => Command::DeleteNode { node, if_match: None },
         _ => {
             let patch = PatchNodeRequest { rack: Some(format!("r{}", dice.below(3))), ..Default::default() };

@@ -1,8 +1,9 @@
 //! The commands of golden scripts, and how what they did is told.
 //!
 //! `found shards=2 rf=3`, `register a [store=s2] [over=1] [accept] [addr=x] [rack=r]`, `patch a rack=r`, `delete a`, `drain a`,
-//! `schedule a`, `maintain a MS`, `move|promote|add|remove|migrate SHARD from=a to=b [epoch=1]`, `cancel 1`, `force 0 b`, `pause`,
-//! `resume`, `policy MAX_MIGRATIONS`, `report a SHARD [epoch=1] [run=1] [on=MIGRATION/PHASE] [done] [error=gap] [retired] [lost]
+//! `enddrain a`, `maintain a MS`, `endmaintenance a` (each of these also with `match=R`),
+//! `move|promote|add|remove|migrate SHARD from=a to=b [epoch=1]`, `cancel 1`, `force 0 b`, `pause`, `resume`, `refuse`,
+//! `policy MAX_MIGRATIONS`, `report a SHARD [epoch=1] [run=1] [on=MIGRATION/PHASE] [done] [error=gap] [retired] [lost]
 //! [set=a,b,c] [version=1]`, and of the leader's, several of which make one command when `;` stands between them:
 //! `down a`, `alive a`, `failover 0 b`, `assign 0 a b c`, `auto 0 kind=add to=d`, `start 1`, `cutover 1`, `takeback 1`,
 //! `abort 1`, `retire 0 d`, `drained a`, `maintained a`.
@@ -12,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use ruvector_cluster_client::ids::{Epoch, Incarnation, MigrationId, NodeId, ShardId};
+use ruvector_cluster_client::ids::{Epoch, Incarnation, MigrationId, NodeId, Revision, ShardId};
 use ruvector_cluster_client::wire::{
     InSyncMember, InSyncProposal, MigrationKind, PatchNodeRequest, Phase, RebalancePolicy, Report,
 };
@@ -140,19 +141,27 @@ impl Runner {
 
     fn command(&self, line: &str, words: &Words<'_>) -> Command {
         let at = |position: usize| node(words.plain[position]);
-        let wish = |wish: Wish| Command::SetIntent { node: at(1), wish };
+        let if_match = words.named("match").map(Revision);
+        let wish = |wish: Wish| Command::SetIntent { node: at(1), if_match, wish };
         match words.plain[0] {
             "found" => found(words),
             "register" => self.register(words),
             "patch" => {
                 let rack = words.named.get("rack").map(|rack| (*rack).to_owned());
                 let patch = PatchNodeRequest { rack, ..PatchNodeRequest::default() };
-                Command::PatchNode { node: at(1), if_match: None, patch }
+                Command::PatchNode { node: at(1), if_match, patch }
             }
-            "delete" => Command::DeleteNode { node: at(1), if_match: None },
+            "delete" => Command::DeleteNode { node: at(1), if_match },
             "drain" => wish(Wish::Drain),
-            "schedule" => wish(Wish::Schedule),
+            "enddrain" => wish(Wish::EndDrain),
             "maintain" => wish(Wish::Maintain { duration_ms: words.number(2) }),
+            "endmaintenance" => wish(Wish::EndMaintenance),
+            "refuse" => Command::Refuse {
+                rejection: Rejection {
+                    code: RejectionCode::Invalid,
+                    detail: "as the script says".to_owned(),
+                },
+            },
             "cancel" => Command::CancelMigration { migration: MigrationId(words.number(1)), if_match: None },
             "force" => Command::ForcePrimary { shard: words.shard(), node: at(2) },
             "pause" => Command::SetPaused { paused: true },
@@ -164,7 +173,8 @@ impl Runner {
             }
             "report" => self.report(words),
             "move" | "promote" | "add" | "remove" | "migrate" => {
-                Command::Migrate { migrations: vec![new_migration(words, kind_of(words.plain[0]))] }
+                let migrations = vec![new_migration(words, kind_of(words.plain[0]))];
+                Command::Migrate { migrations, plan: None }
             }
             _ => Command::Coordinate { changes: line.split(';').map(|part| self.change(part)).collect() },
         }
@@ -184,7 +194,7 @@ impl Runner {
             capacity_bytes: None,
             accept_data_loss: words.has("accept"),
             lease_over_of: words.named("over").map(Incarnation),
-            if_match: None,
+            if_match: words.named("match").map(Revision),
             node: id,
         })
     }
@@ -286,9 +296,11 @@ fn told(result: &Result<Answer, Rejection>) -> String {
     };
     match result {
         Err(refused) => one(refused),
-        Ok(Answer::Done) => "ok".to_owned(),
+        Ok(Answer::Done | Answer::Node { .. } | Answer::Shard { .. } | Answer::Policy { .. }) => {
+            "ok".to_owned()
+        }
         Ok(Answer::Registered { node }) => format!("run {}", node.incarnation),
-        Ok(Answer::Migrations { started }) => {
+        Ok(Answer::Migrations { started, plan: _ }) => {
             let told = |started: &Result<MigrationId, Rejection>| match started {
                 Ok(id) => format!("migration {id}"),
                 Err(refused) => one(refused),
