@@ -1,8 +1,8 @@
 //! The client API of API.md, over HTTP.
 //!
-//! A request passes [`observe`] (its id, problems, metrics), then, where only the leader can answer, [`forward`], then a handler:
+//! A request passes `observe` (its id, problems, metrics), then, where only the leader can answer, `forward`, then a handler:
 //! extract and check, read the published state or propose, answer. Handlers hold no state of their own and decide nothing:
-//! what may be is decided by the replicated state, what should be by the coordinator. HTTP statuses stand in [`error`] alone.
+//! what may be is decided by the replicated state, what should be by the coordinator. HTTP statuses stand in `error` alone.
 
 mod answer;
 mod app;

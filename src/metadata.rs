@@ -1,4 +1,4 @@
-//! The replicated state: nodes, shards, migrations, policy; changed by [`apply`](self::apply) alone.
+//! The replicated state: nodes, shards, migrations, policy; changed by [`apply`] alone.
 //!
 //! Pure: no clock, no randomness, no float, no iteration over hash maps, no I/O; std, serde and the client's wire types only.
 //! Two control nodes that applied the same entries hold equal states, byte for byte in their rows.

@@ -2,7 +2,7 @@
 //!
 //! A fresh node asks its seeds who they are and recognises itself by its random Raft id. Where a seed belongs to a cluster, it
 //! asks to join that. Otherwise, once as many fresh nodes answer as shall found the cluster, the one with the lowest id
-//! proposes {cluster id, members, settings}; all of them promise themselves to it, durably ([`promise`]); the proposer last of
+//! proposes {cluster id, members, settings}; all of them promise themselves to it, durably (`promise`); the proposer last of
 //! all, then it binds its directory to the cluster and starts Raft with those members. The others are bound by the first
 //! message under that cluster id.
 //!

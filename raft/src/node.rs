@@ -1,7 +1,7 @@
 //! A control node: openraft, its files and its peers behind one handle.
 //!
 //! Tasks: openraft's own; the writer of rows; one that brings the node into its cluster; one that tells who leads; one that places
-//! reads; one that promotes learners while this node leads. All live in the node's [`Scope`] and end with it.
+//! reads; one that promotes learners while this node leads. All live in the node's scope and end with it.
 //!
 //! Invariants: a proposal is answered as failed only when nothing was appended; whatever was appended and has no outcome is
 //! unknown. `mine` is set only while this node holds every acknowledged write. A fatal error is told once and nothing is

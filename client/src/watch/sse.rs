@@ -37,7 +37,7 @@ impl EventReader {
     /// Takes the next bytes; returns the events that they complete.
     ///
     /// # Errors
-    /// [`EventError`]; the reader is of no use afterwards.
+    /// `EventError`; the reader is of no use afterwards.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, EventError> {
         let scanned = self.rest.len();
         self.rest.extend_from_slice(bytes);

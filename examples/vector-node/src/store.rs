@@ -10,7 +10,7 @@
 //! Invariants: what a reader sees is durable here. A key's row in the database counts only when the content says so. After
 //! a failed fsync, or damage, the copy refuses everything: it counts as lost, and other copies stand in for it.
 //!
-//! Search is exact (flat index, Euclidean distance); see [`rows`].
+//! Search is exact (flat index, Euclidean distance); see `rows`.
 
 mod content;
 mod copy;
