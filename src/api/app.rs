@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ruvector_cluster_client::clock::Clock;
 use ruvector_cluster_client::ids::Revision;
-use ruvector_cluster_raft::Node;
+use ruvector_cluster_raft::{Leadership, Node};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -179,10 +179,10 @@ impl App {
         key: Option<RequestKey>,
         command: Command,
     ) -> Result<(Revision, Answer), ApiError> {
-        self.propose_as("client".to_owned(), key, command).await
+        self.propose_as("client".to_owned(), key, None, command).await
     }
 
-    /// As [`App::propose`], for the actor named.
+    /// As [`App::propose`], for the actor named; with a fence, only while this node leads in that very term.
     ///
     /// # Errors
     /// As there.
@@ -190,10 +190,14 @@ impl App {
         &self,
         actor: String,
         key: Option<RequestKey>,
+        fence: Option<Leadership>,
         command: Command,
     ) -> Result<(Revision, Answer), ApiError> {
         let envelope = Envelope { version: proposer::COMMAND_VERSION, actor, key, command };
-        let outcome: Outcome = proposer::propose(&self.node, &envelope).await?;
+        let outcome: Outcome = match fence {
+            Some(leadership) => proposer::propose_fenced(&self.node, leadership, &envelope).await?,
+            None => proposer::propose(&self.node, &envelope).await?,
+        };
         Ok((outcome.revision, outcome.result?))
     }
 

@@ -57,7 +57,8 @@ pub(super) async fn register(
     check_host_port(&body.addr).map_err(|why| ApiError::invalid(format!("field `addr`: {why}")))?;
     let known = app.published();
     let another_store = known.node(&id).is_some_and(|row| row.store_id != body.store_id);
-    let lease_over_of = if another_store { app.coordinator.lease_over(&id) } else { None };
+    let lease_over = if another_store { app.coordinator.lease_over(&id) } else { None };
+    let (fence, lease_over_of) = lease_over.unzip();
     let command = Command::Register(Register {
         node: id.clone(),
         addr: body.addr,
@@ -71,7 +72,7 @@ pub(super) async fn register(
         lease_over_of,
         if_match: write.if_match,
     });
-    let (revision, answer) = app.propose_as(format!("node:{id}"), write.key, command).await?;
+    let (revision, answer) = app.propose_as(format!("node:{id}"), write.key, fence, command).await?;
     let Answer::Registered { node: row } = answer else {
         return Err(ApiError::unexpected("a registration"));
     };

@@ -32,7 +32,7 @@ pub(super) async fn report(
         (state.revision(), Vec::new())
     } else {
         let command = Command::Reports { node: id.clone(), incarnation, reports: hard };
-        match app.propose_as(format!("node:{id}"), write.key, command).await? {
+        match app.propose_as(format!("node:{id}"), write.key, None, command).await? {
             (revision, Answer::Reported { results }) => (revision, results),
             _ => return Err(ApiError::unexpected("a list of reports")),
         }

@@ -183,12 +183,15 @@ impl Coordinator {
 
     /// Whether another store may take the name of `node`: the run whose lease is over, for `Register.lease_over_of`. That run
     /// is granted nothing for a while from then on. None while its lease may last, and where this node does not lead.
-    pub fn lease_over(&self, node: &NodeId) -> Option<Incarnation> {
+    /// The leadership is the one that waited: the registration is to be proposed under it, and under no later one.
+    pub fn lease_over(&self, node: &NodeId) -> Option<(Leadership, Incarnation)> {
         let boot_ms = self.shared.clock.boot_ms();
         let mut leading = self.shared.leading();
         let metadata = self.shared.published.borrow().clone();
         let is_down = metadata.node(node)?.is_down();
-        leading.as_mut()?.soft.liveness.hold_if_over(node, is_down, boot_ms)
+        let leading = leading.as_mut()?;
+        let run = leading.soft.liveness.hold_if_over(node, is_down, boot_ms)?;
+        Some((leading.leadership, run))
     }
 }
 

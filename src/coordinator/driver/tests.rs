@@ -6,7 +6,7 @@ use ruvector_cluster_client::clock::SystemClock;
 use ruvector_cluster_client::ids::Revision;
 
 use super::*;
-use crate::metadata::{Register, Rejection, Settings, apply};
+use crate::metadata::{NodeRow, Register, Rejection, Settings, apply};
 
 /// Long enough for two busy cores; waits end as soon as their condition holds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -195,5 +195,19 @@ async fn unknown_nodes_and_older_runs_are_told_so() {
     let stale = coordinator.heartbeat(&node, &request()).await;
     assert!(matches!(stale, Err(HeartbeatError::StaleIncarnation { current: Incarnation(2) })));
     assert_eq!(coordinator.lease_over(&node), None, "its lease may last");
+    shutdown.cancel();
+}
+
+/// Found by review: a registration for another store that waited past its leader's term took the name under a lease that a
+/// leader in between had granted. So the answer names the leadership that waited, and the registration is fenced by it.
+#[tokio::test]
+async fn a_lease_that_is_over_is_over_for_the_leadership_that_waited() {
+    let (alone, coordinator, shutdown) = Alone::start(200);
+    alone.lead(Some(1));
+    until_leading(&coordinator).await;
+    let node = alone.register("a");
+    alone.until("the lease runs out", |metadata| metadata.node(&node).is_some_and(NodeRow::is_down)).await;
+    let (leadership, run) = coordinator.lease_over(&node).unwrap();
+    assert_eq!((leadership, run), (Leadership { term: 1 }, Incarnation(1)));
     shutdown.cancel();
 }
