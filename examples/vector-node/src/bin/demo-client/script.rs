@@ -197,6 +197,8 @@ impl<'a> Demo<'a> {
         self.wait("the shards of the killed node to be led by others", moved).await?;
         let verdict = spell(from.elapsed());
         self.answer_for(&led, map.num_shards).await?;
+        // The gap lasts until the client, too, knows that the node is down: its list of nodes trails by some 100 ms.
+        self.client.refresh(&self.control).await;
         let gap = Gap { from, to: Instant::now() };
         self.gap = Some(gap);
         let answered = spell(gap.to - gap.from);
