@@ -6,6 +6,7 @@
 mod founder;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use ruvector_cluster_client::clock::{Clock, SystemClock};
 use ruvector_cluster_raft::http::HttpTransport;
 use ruvector_cluster_raft::transport::Transport;
 use ruvector_cluster_raft::{
-    AppHandler, FatalError, Leadership, LeadershipState, Node, NodeConfig, ProposeError, ReadError,
-    StartError,
+    AppHandler, Compaction, FatalError, Leadership, LeadershipState, Node, NodeConfig, ProposeError,
+    ReadError, StartError,
 };
 use ruvector_cluster_storage::{Disk, OpenError, OpenOptions, RealDisk, Rows, SledRows, Storage};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiError, App};
@@ -47,6 +49,10 @@ pub struct Parts {
     pub transport: Arc<dyn Transport>,
     /// Its clocks.
     pub clock: Arc<dyn Clock>,
+    /// How its files are opened.
+    pub open: OpenOptions,
+    /// When snapshots are made and how much log stays.
+    pub compaction: Compaction,
     /// For everything random in Raft; None draws from the system.
     pub seed: Option<u64>,
     /// Tells this process's request ids from others'.
@@ -66,6 +72,8 @@ impl Parts {
             rows: Arc::new(SledRows::new(config.data_dir.join("rows"))),
             transport: Arc::new(transport),
             clock: Arc::new(SystemClock),
+            open: OpenOptions::new(config.node_id.as_str()),
+            compaction: Compaction::default(),
             seed: None,
             request_prefix: getrandom::u64().map_err(|e| setup(e.to_string().into()))?,
         })
@@ -134,6 +142,85 @@ impl AppHandler for Forwarding {
     }
 }
 
+/// A control node that runs, without a client listener: requests are put to its `router`.
+pub struct Running {
+    /// Consensus.
+    pub node: Node,
+    /// The client API.
+    pub router: Router,
+    ending: CancellationToken,
+    forwarding: Arc<Forwarding>,
+    tasks: Vec<(JoinHandle<()>, &'static str)>,
+}
+
+/// Starts a control node that tells others `client_addr` as where its client API is, unless the options say another.
+///
+/// # Errors
+/// [`ServerError`]; nothing keeps running then.
+pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Result<Running, ServerError> {
+    let node_config = node_config(config, client_addr, &parts)?;
+    let storage = Storage::open(parts.disk, parts.rows, parts.open).await?;
+    let (machine, state, changes) = Machine::new();
+    let forwarding = Arc::new(Forwarding::default());
+    let node =
+        Node::start(node_config, storage, Box::new(machine), parts.transport, forwarding.clone()).await?;
+    let ending = CancellationToken::new();
+    let control = Arc::new(ControlledNode(node.clone()));
+    let (coordinator, coordinating) =
+        Coordinator::new(control, state.clone(), parts.clock.clone(), ending.clone());
+    let founding = founder::run(node.clone(), state.clone(), config.settings.clone(), ending.clone());
+    let tasks = vec![(node.spawn(coordinating), "the coordinator"), (node.spawn(founding), "founding")];
+    let app = App::new(
+        node.clone(),
+        state,
+        changes,
+        coordinator,
+        Arc::new(Metrics::default()),
+        parts.clock,
+        ending.clone(),
+        parts.request_prefix,
+    );
+    let router = api::router(app);
+    forwarding.set(Some(router.clone()));
+    Ok(Running { node, router, ending, forwarding, tasks })
+}
+
+impl Running {
+    /// Ends watches and long polls; other requests finish.
+    fn begin_ending(&self) {
+        self.ending.cancel();
+    }
+
+    /// Ends the rest: in good order, or, where the node can no longer be relied on, at once.
+    async fn end(self, fatal: Option<FatalError>) -> Result<(), ServerError> {
+        self.forwarding.set(None);
+        for (task, name) in self.tasks {
+            if let Err(error) = task.await {
+                tracing::warn!(%error, "{name} ended badly");
+            }
+        }
+        match fatal {
+            Some(error) => {
+                self.node.abort();
+                Err(error.into())
+            }
+            None => {
+                self.node.shutdown().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands leadership over, then ends everything; the directory is free when this returns.
+    pub async fn stop(self) {
+        hand_over(&self.node).await;
+        self.begin_ending();
+        if let Err(error) = self.end(None).await {
+            tracing::warn!(%error, "the node stopped badly");
+        }
+    }
+}
+
 /// Runs a control node on an open client listener until `shutdown`; then hands leadership over and finishes requests.
 ///
 /// # Errors
@@ -144,35 +231,12 @@ pub async fn run(
     parts: Parts,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let storage = Storage::open(parts.disk, parts.rows, OpenOptions::new(config.node_id.as_str())).await?;
-    let (machine, state, changes) = Machine::new();
-    let node_config = node_config(&config, &listener, parts.clock.clone(), parts.seed)?;
-    let forwarding = Arc::new(Forwarding::default());
-    let node =
-        Node::start(node_config, storage, Box::new(machine), parts.transport, forwarding.clone()).await?;
-    let ending = CancellationToken::new();
-    let control = Arc::new(ControlledNode(node.clone()));
-    let (coordinator, coordinating) =
-        Coordinator::spawn(control, state.clone(), parts.clock.clone(), ending.clone());
-    let founding =
-        tokio::spawn(founder::run(node.clone(), state.clone(), config.settings.clone(), ending.clone()));
-    let metrics = Arc::new(Metrics::default());
-    let app = App::new(
-        node.clone(),
-        state,
-        changes,
-        coordinator,
-        metrics,
-        parts.clock,
-        ending.clone(),
-        parts.request_prefix,
-    );
-    let router = api::router(app);
-    forwarding.set(Some(router.clone()));
+    let bound = listener.local_addr().map_err(ServerError::Serve)?;
+    let running = start(&config, bound, parts).await?;
+    let node = running.node.clone();
     tracing::info!(node = %config.node_id, url = %node.info().client_url, peers = %node.peer_addr(), "listening");
-
     let serving = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, router, serving.clone().cancelled_owned()));
+    let server = tokio::spawn(serve(listener, running.router.clone(), serving.clone().cancelled_owned()));
     let fatal = tokio::select! {
         error = node.fatal() => Some(error),
         () = shutdown.cancelled() => None,
@@ -181,26 +245,11 @@ pub async fn run(
         tracing::info!("stopping: handing leadership over, finishing requests");
         hand_over(&node).await;
     }
-    // Watches and long polls end; other requests finish.
-    ending.cancel();
+    running.begin_ending();
     serving.cancel();
     let served = finish(server).await;
-    forwarding.set(None);
-    for (task, name) in [(coordinating, "the coordinator"), (founding, "founding")] {
-        if let Err(error) = task.await {
-            tracing::warn!(%error, "{name} ended badly");
-        }
-    }
-    match fatal {
-        Some(error) => {
-            node.abort();
-            Err(error.into())
-        }
-        None => {
-            node.shutdown().await;
-            served
-        }
-    }
+    running.end(fatal).await?;
+    served
 }
 
 async fn serve(
@@ -240,14 +289,9 @@ async fn hand_over(node: &Node) {
     }
 }
 
-fn node_config(
-    config: &Config,
-    listener: &TcpListener,
-    clock: Arc<dyn Clock>,
-    seed: Option<u64>,
-) -> Result<NodeConfig, ServerError> {
-    let bound = listener.local_addr().map_err(ServerError::Serve)?;
-    let told = |advertised: &Option<String>, addr: std::net::SocketAddr| match advertised {
+fn node_config(config: &Config, bound: SocketAddr, parts: &Parts) -> Result<NodeConfig, ServerError> {
+    let clock = parts.clock.clone();
+    let told = |advertised: &Option<String>, addr: SocketAddr| match advertised {
         Some(told) => format!("http://{told}"),
         None => format!("http://{addr}"),
     };
@@ -263,9 +307,9 @@ fn node_config(
         settings_diff: Arc::new(settings_diff),
         max_voters: config.max_voters,
         timing: config.timing,
-        compaction: ruvector_cluster_raft::Compaction::default(),
+        compaction: parts.compaction,
         wall_clock: Arc::new(move || clock.wall_ms()),
-        seed,
+        seed: parts.seed,
     })
 }
 

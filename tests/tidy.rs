@@ -20,6 +20,18 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("raft", &["openraft", "ruvector-cluster-storage", "axum"]),
     ("client", &[]),
     ("examples/vector-node", &["ruvector-cluster-client", "axum", "ruvector-core"]),
+    ("mutants", &[]),
+    (
+        "simulation",
+        &[
+            "ruvector-cluster",
+            "ruvector-cluster-client",
+            "ruvector-cluster-raft",
+            "ruvector-cluster-storage",
+            "axum",
+        ],
+    ),
+    ("model", &["ruvector-cluster", "ruvector-cluster-client"]),
     (".", &["ruvector-cluster-client", "ruvector-cluster-raft", "ruvector-cluster-storage", "axum"]),
 ];
 

@@ -11,6 +11,7 @@
 
 mod backoff;
 mod call;
+mod exchange;
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::chance;
 use crate::ids::{NodeId, Revision};
 use crate::wire::{
     AssignmentsResponse, HeartbeatRequest, HeartbeatResponse, Problem, RegisterRequest, ReportsRequest,
@@ -32,6 +34,8 @@ use crate::wire::{
 
 pub use backoff::Backoff;
 pub use call::Call;
+pub use exchange::{Body, Exchange, ExchangeError};
+use exchange::{Http, read_body};
 
 /// The largest answer that is read, in bytes: a map of 100,000 shards has about 15 MB.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
@@ -112,14 +116,13 @@ pub struct Answered<T> {
 }
 
 /// The client; cloning is cheap and shares connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControlClient {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
-    http: reqwest::Client,
+    http: Arc<dyn Exchange>,
     options: ControlOptions,
     /// Who answered last is asked first.
     preferred: AtomicUsize,
@@ -142,16 +145,25 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError::NoCoordinators`] and [`ControlError::Setup`].
     pub fn new(options: ControlOptions) -> Result<Self, ControlError> {
-        if options.coordinators.is_empty() {
-            return Err(ControlError::NoCoordinators);
-        }
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_millis(options.attempt_timeout_ms))
             .build()
             .map_err(ControlError::Setup)?;
+        Self::over(options, Arc::new(Http(http)))
+    }
+
+    /// As [`ControlClient::new`], over another way to the control nodes.
+    ///
+    /// # Errors
+    /// [`ControlError::NoCoordinators`].
+    pub fn over(options: ControlOptions, http: Arc<dyn Exchange>) -> Result<Self, ControlError> {
+        if options.coordinators.is_empty() {
+            return Err(ControlError::NoCoordinators);
+        }
         // Nodes that start together should not all ask the same control node.
-        let first = rand::random_range(0..options.coordinators.len());
+        let last = options.coordinators.len() as u64 - 1;
+        let first = usize::try_from(chance::in_range(0..=last)).unwrap_or(0);
         Ok(Self { inner: Arc::new(Inner { http, options, preferred: AtomicUsize::new(first) }) })
     }
 
@@ -231,32 +243,34 @@ impl ControlClient {
         let elsewhere = |why: String| Attempt::Elsewhere { why, retry_after_ms: 0 };
         match tokio::time::timeout_at(until, self.exchange(call, by)).await {
             Err(_) => elsewhere("no answer in time".to_owned()),
-            Ok(Err(error)) => elsewhere(chain(&error)),
+            Ok(Err(error)) => elsewhere(error.to_string()),
             Ok(Ok(attempt)) => attempt,
         }
     }
 
-    async fn exchange(&self, call: &Call, by: usize) -> Result<Attempt, reqwest::Error> {
-        let mut request = self.inner.http.request(call.method.clone(), self.url(call, by));
-        if let Some(body) = &call.body {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
+    async fn exchange(&self, call: &Call, by: usize) -> Result<Attempt, ExchangeError> {
+        let mut request = http::Request::builder().method(call.method.clone()).uri(self.url(call, by));
+        if call.body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
         }
         if let Some(key) = &call.key {
             request = request.header("Idempotency-Key", key);
         }
-        let answer = request.send().await?;
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        if answer.content_length().is_some_and(|length| length > MAX_ANSWER_BYTES) {
-            return Ok(Attempt::Elsewhere {
-                why: "an answer beyond all bounds".to_owned(),
-                retry_after_ms: 0,
-            });
-        }
-        let body = answer.bytes().await?;
-        if status.is_success() {
+        let (parts, body) = self.open(request, call.body.clone().unwrap_or_default()).await?.into_parts();
+        let body = read_body(body, MAX_ANSWER_BYTES).await?;
+        if parts.status.is_success() {
             return Ok(Attempt::Answer(body));
         }
-        Ok(judge(status, &headers, &body))
+        Ok(judge(parts.status, &parts.headers, &body))
+    }
+
+    async fn open(
+        &self,
+        request: http::request::Builder,
+        body: bytes::Bytes,
+    ) -> Result<http::Response<Body>, ExchangeError> {
+        let request = request.body(body).map_err(|error| ExchangeError(error.to_string()))?;
+        self.inner.http.exchange(request).await
     }
 
     /// Opens a stream at one control node (`call` names it by [`Call::at`], else the preferred one), without retries:
@@ -264,28 +278,26 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ControlError::Refused`] or [`ControlError::Unavailable`].
-    pub async fn open_stream(&self, call: &Call) -> Result<Answered<reqwest::Response>, ControlError> {
+    pub async fn open_stream(&self, call: &Call) -> Result<Answered<Body>, ControlError> {
         let by = call.first.unwrap_or_else(|| self.preferred()) % self.coordinators();
         let attempt_ms = call.attempt_timeout_ms.unwrap_or(self.inner.options.attempt_timeout_ms);
-        let url = self.url(call, by);
-        let request = self.inner.http.get(&url).header(header::ACCEPT, "text/event-stream");
+        let (url, wait) = (self.url(call, by), Duration::from_millis(attempt_ms));
         let unavailable = |last: String| ControlError::Unavailable { waited_ms: attempt_ms, last };
-        let sent = tokio::time::timeout(Duration::from_millis(attempt_ms), request.send()).await;
-        let answer = match sent {
+        let request = http::Request::get(&url).header(header::ACCEPT, "text/event-stream");
+        let (parts, body) = match tokio::time::timeout(wait, self.open(request, bytes::Bytes::new())).await {
             Err(_) => return Err(unavailable(format!("{url}: no answer in time"))),
-            Ok(Err(error)) => return Err(unavailable(format!("{url}: {}", chain(&error)))),
-            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(unavailable(format!("{url}: {error}"))),
+            Ok(Ok(answer)) => answer.into_parts(),
         };
-        if answer.status().is_success() {
-            return Ok(Answered { body: answer, by });
+        if parts.status.is_success() {
+            return Ok(Answered { body, by });
         }
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let body = tokio::time::timeout(Duration::from_millis(attempt_ms), answer.bytes()).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        match judge(status, &headers, &body) {
+        let reading = tokio::time::timeout(wait, read_body(body, MAX_ANSWER_BYTES));
+        let body = reading.await.ok().and_then(Result::ok).unwrap_or_default();
+        match judge(parts.status, &parts.headers, &body) {
             Attempt::Refused(problem) => Err(ControlError::Refused(problem)),
             Attempt::Elsewhere { why, .. } => Err(unavailable(format!("{url}: {why}"))),
-            Attempt::Answer(..) => Err(unavailable(format!("{url}: {status}"))),
+            Attempt::Answer(..) => Err(unavailable(format!("{url}: {}", parts.status))),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! The crate knows neither openraft, sled nor axum.
 
 pub mod agent;
+pub mod chance;
 pub mod clock;
 pub mod control;
 pub mod hashing;

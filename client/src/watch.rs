@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{Answered, Backoff, Call, ControlClient, ControlError, StaleReads};
+use crate::control::{Answered, Backoff, Body, Call, ControlClient, ControlError, ExchangeError, StaleReads};
 use crate::ids::Revision;
 use crate::map::MapCache;
 use crate::wire::{ShardMap, WatchBookmark, WatchEvent};
@@ -28,7 +28,7 @@ enum WatchError {
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error("the stream broke")]
-    Broken(#[source] reqwest::Error),
+    Broken(#[source] ExchangeError),
     #[error("the stream ended")]
     Ended,
     #[error("the stream said nothing for {SILENCE_MS} ms")]
@@ -96,9 +96,8 @@ async fn stream(control: &ControlClient, cache: &MapCache) -> WatchError {
     last
 }
 
-async fn read_events(answer: reqwest::Response, cache: &MapCache) -> WatchError {
+async fn read_events(mut bytes: Body, cache: &MapCache) -> WatchError {
     let mut reader = EventReader::default();
-    let mut bytes = answer.bytes_stream();
     loop {
         let chunk = match tokio::time::timeout(Duration::from_millis(SILENCE_MS), bytes.next()).await {
             Err(_) => return WatchError::Silent,

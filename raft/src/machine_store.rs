@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::codec;
 use crate::machine::StateMachine;
+use crate::runtime::blocking;
 use crate::trail::{Position, Trail, TrailError};
 use crate::types::{
     CommittedLeaderId, Entry, LogId, Outcome, Payload, Peer, SnapshotMeta, StoredMembership, TypeConfig,
@@ -262,8 +263,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             self.snapshots.writer(self.position.index(), meta).await.map_err(io::Error::other)?;
         loop {
             // Rows are read and encoded on a thread that may block, piece by piece, so that no worker is held for long.
-            let gathering = tokio::task::spawn_blocking(move || gather(rows));
-            let (piece, rest) = gathering.await.map_err(io::Error::other)??;
+            let (piece, rest) = blocking(move || gather(rows)).await??;
             if piece.is_empty() {
                 break;
             }

@@ -195,7 +195,7 @@ impl Transport for MemoryTransport {
         }
         let closed = CancellationToken::new();
         inner.listeners.insert(addr.to_string(), Listener { handler, closed: closed.clone() });
-        Ok(Listening { addr, _close: closed.drop_guard() })
+        Ok(Listening::new(addr, closed.drop_guard()))
     }
 }
 

@@ -13,6 +13,7 @@ mod reads;
 mod watch_leader;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use ruvector_cluster_storage::{SnapshotStore, Space, Storage, Wal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use crate::bootstrap::messages::{Hello, Opaque, Proposal};
 use crate::bootstrap::promise::{Founding, PromiseError};
@@ -356,6 +358,20 @@ impl Node {
             tracing::warn!(%error, "the log was not closed");
         }
         self.abort();
+    }
+
+    /// Runs `future` as a part of this node: it ends with it.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.core.scope.spawn(future)
+    }
+
+    /// Stops all of this node where it is, as SIGSTOP stops a process, or lets it go on. Only a node with a seed can be paused.
+    pub fn set_paused(&self, paused: bool) {
+        self.core.scope.set_paused(paused);
     }
 
     /// Ends everything at once, as a crash would: nothing more is written or answered.

@@ -1,14 +1,17 @@
-//! openraft's runtime over tokio, with the two things that a simulation needs: randomness from a seed, and all tasks of one
-//! node abortable together.
+//! openraft's runtime over tokio, with what a simulation needs: randomness from a seed, blocking work in its place in the
+//! order of things, and all tasks of one node abortable, or paused, together.
 //!
-//! Both hang on a [`Scope`], which travels with the tasks: what runs inside draws its randomness from the scope and spawns
+//! All hang on a [`Scope`], which travels with the tasks: what runs inside draws its randomness from the scope and spawns
 //! into it. openraft spawns only from its own tasks, so entering the scope once, when a node starts, covers it.
 //!
 //! Caveat: outside any scope (a request handler that polls a call into openraft) randomness comes from the system and
 //! spawned tasks belong to nobody; openraft does neither there.
 
 use std::future::Future;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use openraft::AsyncRuntime;
@@ -24,6 +27,8 @@ tokio::task_local! {
 /// Where one node's tasks live: its randomness and the handles to end them.
 #[derive(Debug)]
 pub(crate) struct Scope {
+    /// One process may be a whole cluster: chance follows from a seed, and nothing leaves the thread.
+    simulated: bool,
     inner: Mutex<Inner>,
 }
 
@@ -34,6 +39,9 @@ struct Inner {
     /// When `tasks` grows beyond this, finished ones are swept; doubled from what remained, so that sweeping is amortised.
     sweep_at: usize,
     ended: bool,
+    paused: bool,
+    /// Tasks that were to run while the scope was paused.
+    held: Vec<Waker>,
 }
 
 impl Scope {
@@ -44,8 +52,9 @@ impl Scope {
             Some(seed) => StdRng::seed_from_u64(seed),
             None => rand::make_rng(),
         };
-        let inner = Inner { rng, tasks: Vec::new(), sweep_at: 64, ended: false };
-        Arc::new(Self { inner: Mutex::new(inner) })
+        let inner =
+            Inner { rng, tasks: Vec::new(), sweep_at: 64, ended: false, paused: false, held: Vec::new() };
+        Arc::new(Self { simulated: seed.is_some(), inner: Mutex::new(inner) })
     }
 
     /// Runs `future` inside.
@@ -59,9 +68,43 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let handle = tokio::spawn(SCOPE.scope(self.clone(), future));
+        let handle = if self.simulated {
+            tokio::spawn(SCOPE.scope(self.clone(), self.clone().while_running(future)))
+        } else {
+            tokio::spawn(SCOPE.scope(self.clone(), future))
+        };
         self.keep(handle.abort_handle());
         handle
+    }
+
+    /// `future`, of which nothing happens while the scope is paused.
+    async fn while_running<F: Future>(self: Arc<Self>, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if self.holds(context.waker()) {
+                return Poll::Pending;
+            }
+            future.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn holds(&self, waker: &Waker) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.paused {
+            inner.held.push(waker.clone());
+        }
+        inner.paused
+    }
+
+    /// Stops everything that runs inside where it is, as SIGSTOP does, or lets it go on. Simulated scopes only.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let held = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.paused = paused;
+            if paused { Vec::new() } else { std::mem::take(&mut inner.held) }
+        };
+        held.into_iter().for_each(Waker::wake);
     }
 
     /// Aborts everything that runs inside, at its next await, as a crash of the process would.
@@ -169,8 +212,22 @@ impl AsyncRuntime for Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let task = tokio::task::spawn_blocking(f);
-        async move { task.await.map_err(std::io::Error::other) }
+        blocking(f)
+    }
+}
+
+/// Runs work that blocks: on a thread for such, or, in a simulation, here and now.
+pub(crate) fn blocking<F, T>(f: F) -> impl Future<Output = Result<T, std::io::Error>> + Send
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let here = SCOPE.try_with(|scope| scope.simulated).unwrap_or(false);
+    async move {
+        if here {
+            return Ok(f());
+        }
+        tokio::task::spawn_blocking(f).await.map_err(std::io::Error::other)
     }
 }
 
@@ -188,6 +245,39 @@ mod tests {
         };
         assert_eq!(draw(7).await, draw(7).await);
         assert_ne!(draw(7).await, draw(8).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_happens_inside_a_paused_scope_until_it_goes_on() {
+        let scope = Scope::new(Some(1));
+        let ticks = Arc::new(Mutex::new(0));
+        let counting = ticks.clone();
+        scope.spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                *counting.lock().unwrap() += 1;
+            }
+        });
+        let now = || *ticks.lock().unwrap();
+        tokio::time::sleep(Duration::from_millis(35)).await;
+        assert_eq!(now(), 3);
+        scope.set_paused(true);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(now(), 3);
+        scope.set_paused(false);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        assert_eq!(now(), 5, "the tick that was due came at once, the next one after its time");
+    }
+
+    #[tokio::test]
+    async fn blocking_work_of_a_simulated_scope_stays_on_its_thread() {
+        let own = std::thread::current().id();
+        let on = |seed| async move {
+            let task = Scope::new(seed).spawn(async { blocking(|| std::thread::current().id()).await });
+            task.await.unwrap().unwrap()
+        };
+        assert_eq!(on(Some(1)).await, own);
+        assert_ne!(on(None).await, own);
     }
 
     #[tokio::test]

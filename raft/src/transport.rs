@@ -192,7 +192,15 @@ pub struct Listening {
     /// Where it listens: the port that was asked for, or the one that the system chose.
     pub addr: SocketAddr,
     /// Closes the listener when dropped.
-    pub(crate) _close: tokio_util::sync::DropGuard,
+    _close: tokio_util::sync::DropGuard,
+}
+
+impl Listening {
+    /// On `addr`, closed by `close`.
+    #[must_use]
+    pub fn new(addr: SocketAddr, close: tokio_util::sync::DropGuard) -> Self {
+        Self { addr, _close: close }
+    }
 }
 
 /// Acts on what other control nodes say.

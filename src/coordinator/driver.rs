@@ -19,7 +19,6 @@ use ruvector_cluster_client::ids::{Incarnation, NodeId};
 use ruvector_cluster_client::wire::{HeartbeatRequest, HeartbeatResponse, Report, ReportResult};
 use ruvector_cluster_raft::{Leadership, LeadershipState, MemberInfo, ProposeError, ReadError};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -110,19 +109,19 @@ struct Leading {
 }
 
 impl Coordinator {
-    /// Starts the coordinator. It acts while this control node leads, and ends when `shutdown` is cancelled.
-    pub fn spawn(
+    /// A coordinator, and its task: that acts while this control node leads, and ends when `shutdown` is cancelled.
+    pub fn new(
         control: Arc<dyn Control>,
         published: watch::Receiver<Arc<Metadata>>,
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
-    ) -> (Self, JoinHandle<()>) {
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let shared =
             Arc::new(Shared { control, published, clock, leading: Mutex::new(None), heard: Notify::new() });
         let driver = Driver { shared: shared.clone() };
-        let task = tokio::spawn(async move {
+        let task = async move {
             shutdown.run_until_cancelled(driver.run()).await;
-        });
+        };
         (Self { shared }, task)
     }
 

@@ -15,6 +15,6 @@ impl Backoff {
     pub fn next_ms(&mut self) -> u64 {
         let bound = self.bound_ms.min(self.max_ms);
         self.bound_ms = self.bound_ms.saturating_mul(2).min(self.max_ms);
-        rand::random_range(bound.div_ceil(2)..=bound)
+        crate::chance::in_range(bound.div_ceil(2)..=bound)
     }
 }

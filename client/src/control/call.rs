@@ -1,4 +1,4 @@
-use reqwest::Method;
+use http::Method;
 use serde::Serialize;
 
 #[cfg(doc)]
@@ -94,7 +94,7 @@ impl Call {
 
 /// 128 random bits in hex.
 fn fresh_key() -> String {
-    format!("{:032x}", rand::random::<u128>())
+    format!("{:032x}", crate::chance::bits())
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986, section 2.3).

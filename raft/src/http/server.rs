@@ -47,7 +47,7 @@ pub(super) async fn listen(addr: SocketAddr, handler: Arc<dyn PeerHandler>) -> s
             tracing::error!(%error, "the peer listener ended");
         }
     });
-    Ok(Listening { addr, _close: closed.drop_guard() })
+    Ok(Listening::new(addr, closed.drop_guard()))
 }
 
 /// A listener that was closed a moment ago, in this process or by the one before it, may still hold the port.

@@ -30,7 +30,8 @@ impl Alone {
         let shutdown = CancellationToken::new();
         let clock = Arc::new(SystemClock);
         let published = alone.published.subscribe();
-        let (coordinator, _) = Coordinator::spawn(alone.clone(), published, clock, shutdown.clone());
+        let (coordinator, task) = Coordinator::new(alone.clone(), published, clock, shutdown.clone());
+        tokio::spawn(task);
         let settings = Settings {
             num_shards: 8,
             replication_factor: 2,

@@ -110,9 +110,8 @@ async fn read_stream(control: &ControlClient, turn: usize, seen: &Mutex<Seen>) -
     let call = Call::get("/v1/watch").at(turn);
     let from = lock().revision;
     let call = if from == Revision(0) { call } else { call.query("from", from) };
-    let Answered { body, .. } = control.open_stream(&call).await?;
+    let Answered { body: mut bytes, .. } = control.open_stream(&call).await?;
     let mut reader = EventReader::default();
-    let mut bytes = body.bytes_stream();
     while let Some(chunk) = bytes.next().await {
         for event in reader.push(&chunk?)? {
             take(&event, &mut lock()).with_context(|| event.name.clone())?;

@@ -1,0 +1,1 @@
+//! The protocol explored exhaustively: a model checker over the functions that serve.
