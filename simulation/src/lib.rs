@@ -1,3 +1,7 @@
 //! Whole clusters of the code that serves, in one process on virtual time, under faults, from a seed.
 
+pub mod chance;
 pub mod check;
+pub mod host;
+pub mod net;
+pub mod trace;
