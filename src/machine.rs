@@ -21,8 +21,12 @@ use crate::metadata::{COMMAND_VERSION, Envelope, Metadata, RowChange, RowsError,
 pub use changes::{ChangeLog, Compacted, Logged};
 pub use codec::{CodecError, decode, encode};
 
+/// Is told each entry that is applied, with its index and log time.
+pub type Observer = Arc<dyn Fn(u64, u64, &[u8]) + Send + Sync>;
+
 /// Drives [`Metadata`].
 pub struct Machine {
+    observer: Option<Observer>,
     state: Metadata,
     published: watch::Sender<Arc<Metadata>>,
     changes: Arc<ChangeLog>,
@@ -30,11 +34,11 @@ pub struct Machine {
 
 impl Machine {
     /// An empty state, its readers' end, and the log of its changes.
-    pub fn new() -> (Self, watch::Receiver<Arc<Metadata>>, Arc<ChangeLog>) {
+    pub fn new(observer: Option<Observer>) -> (Self, watch::Receiver<Arc<Metadata>>, Arc<ChangeLog>) {
         let state = Metadata::new();
         let (published, reader) = watch::channel(Arc::new(state.clone()));
         let changes = Arc::new(ChangeLog::default());
-        (Self { state, published, changes: changes.clone() }, reader, changes)
+        (Self { observer, state, published, changes: changes.clone() }, reader, changes)
     }
 }
 
@@ -49,6 +53,9 @@ impl StateMachine for Machine {
             "log entry {index} has version {}, this build knows {COMMAND_VERSION}: run the newest version",
             envelope.version
         );
+        if let Some(observer) = &self.observer {
+            observer(index, time_ms, command);
+        }
         let applied = apply(&mut self.state, index, time_ms, &envelope);
         self.changes.note(&self.state, &applied.changes);
         let outcome = encode(&applied.outcome).expect("an outcome is plain data with string keys");

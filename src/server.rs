@@ -31,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiError, App};
 use crate::config::Config;
 use crate::coordinator::{Control, Coordinator};
-use crate::machine::{self, Machine};
-use crate::metadata::{Envelope, Outcome, Settings};
+use crate::machine::{self, Machine, Observer};
+use crate::metadata::{Envelope, Metadata, Outcome, Settings};
 use crate::metrics::Metrics;
 use crate::proposer;
 
@@ -57,6 +57,8 @@ pub struct Parts {
     pub seed: Option<u64>,
     /// Tells this process's request ids from others'.
     pub request_prefix: u64,
+    /// Is told each entry that is applied: for simulations.
+    pub observer: Option<Observer>,
 }
 
 impl Parts {
@@ -76,6 +78,7 @@ impl Parts {
             compaction: Compaction::default(),
             seed: None,
             request_prefix: getrandom::u64().map_err(|e| setup(e.to_string().into()))?,
+            observer: None,
         })
     }
 }
@@ -148,6 +151,8 @@ pub struct Running {
     pub node: Node,
     /// The client API.
     pub router: Router,
+    /// The replicated state, as published last.
+    pub state: watch::Receiver<Arc<Metadata>>,
     ending: CancellationToken,
     forwarding: Arc<Forwarding>,
     tasks: Vec<(JoinHandle<()>, &'static str)>,
@@ -160,7 +165,7 @@ pub struct Running {
 pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Result<Running, ServerError> {
     let node_config = node_config(config, client_addr, &parts)?;
     let storage = Storage::open(parts.disk, parts.rows, parts.open).await?;
-    let (machine, state, changes) = Machine::new();
+    let (machine, state, changes) = Machine::new(parts.observer);
     let forwarding = Arc::new(Forwarding::default());
     let node =
         Node::start(node_config, storage, Box::new(machine), parts.transport, forwarding.clone()).await?;
@@ -172,7 +177,7 @@ pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Re
     let tasks = vec![(node.spawn(coordinating), "the coordinator"), (node.spawn(founding), "founding")];
     let app = App::new(
         node.clone(),
-        state,
+        state.clone(),
         changes,
         coordinator,
         Arc::new(Metrics::default()),
@@ -182,7 +187,7 @@ pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Re
     );
     let router = api::router(app);
     forwarding.set(Some(router.clone()));
-    Ok(Running { node, router, ending, forwarding, tasks })
+    Ok(Running { node, router, state, ending, forwarding, tasks })
 }
 
 impl Running {

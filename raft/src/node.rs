@@ -10,6 +10,7 @@
 mod propose;
 mod raft_config;
 mod reads;
+mod status;
 mod watch_leader;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ use crate::transport::{Listening, RpcKind, Transport, TransportError};
 use crate::types::{Peer, TypeConfig};
 
 pub use propose::Committed;
+pub use status::Status;
 
 /// Proposals that may wait for their outcome at once; more are refused, so that a slow disk shows as an error and not as a
 /// growing queue.
@@ -57,29 +59,6 @@ const STORE_PATIENCE: Duration = Duration::from_secs(3);
 pub trait AppHandler: Send + Sync + 'static {
     /// Answers one message of the control node with that Raft id.
     async fn handle(&self, from_raft_id: u64, body: Bytes) -> Bytes;
-}
-
-/// How Raft stands on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
-    pub state: &'static str,
-    /// The highest term seen.
-    pub term: u64,
-    /// The last entry of the log.
-    pub last_log: Option<u64>,
-    /// Known here to be committed.
-    pub committed: Option<u64>,
-    /// Published to readers.
-    pub applied: u64,
-    /// The newest snapshot.
-    pub snapshot: Option<u64>,
-    /// Dropped from the log.
-    pub purged: Option<u64>,
-    /// Who leads.
-    pub leader: Option<MemberInfo>,
-    /// The disk of the log is full.
-    pub disk_full: bool,
 }
 
 /// What a node's tasks share.
@@ -257,31 +236,6 @@ impl Node {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         self.core.members()
-    }
-
-    /// How Raft stands here.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let metrics = self.core.raft.metrics().borrow_watched().clone();
-        let index = |log_id: Option<crate::types::LogId>| log_id.map(|log_id| log_id.index());
-        let state = match metrics.state {
-            openraft::ServerState::Leader => "leader",
-            openraft::ServerState::Follower => "follower",
-            openraft::ServerState::Candidate => "candidate",
-            openraft::ServerState::Learner => "learner",
-            openraft::ServerState::Shutdown => "shutdown",
-        };
-        Status {
-            state,
-            term: metrics.current_term,
-            last_log: metrics.last_log_index,
-            committed: index(metrics.cluster_committed),
-            applied: *self.core.applied.borrow(),
-            snapshot: index(metrics.snapshot),
-            purged: index(metrics.purged),
-            leader: self.core.leader(),
-            disk_full: *self.core.space.borrow() == Space::Full,
-        }
     }
 
     /// The body of `GET /v1/hello`: who this node is, for those that know its client address alone. JSON.

@@ -35,7 +35,7 @@ fn register(node: &str) -> Bytes {
 }
 
 fn founded() -> (Machine, watch::Receiver<Arc<Metadata>>, Arc<ChangeLog>) {
-    let (mut machine, state, changes) = Machine::new();
+    let (mut machine, state, changes) = Machine::new(None);
     let found = encoded(Command::Found { cluster_id: "c".into(), settings: settings() });
     let outcome: Outcome = decode(&machine.apply(1, 10, &found).outcome).unwrap();
     outcome.result.unwrap();
@@ -73,7 +73,7 @@ fn what_led_to_a_restored_state_is_compacted() {
     let (mut machine, _, _) = founded();
     machine.apply(2, 20, &register("a"));
     let rows: Vec<_> = machine.rows().collect();
-    let (mut other, state, changes) = Machine::new();
+    let (mut other, state, changes) = Machine::new(None);
     other.restore(2, 20, rows.clone()).unwrap();
     other.publish(2, 20);
     assert_eq!(state.borrow().num_nodes(), 1);
