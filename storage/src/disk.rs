@@ -16,7 +16,7 @@ mod sim;
 mod tests;
 
 pub use real::RealDisk;
-pub use sim::SimDisk;
+pub use sim::{DiskCounts, SimDisk};
 
 /// What [`Disk::open`] does about a file that is, or is not, there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub mod snapshot;
 pub mod vote;
 pub mod wal;
 
-pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
+pub use disk::{Disk, DiskCounts, DiskFile, RealDisk, SimDisk};
 pub use error::Damage;
 pub use identity::{Identity, IdentityFile};
 pub use open::{OpenError, OpenOptions, Storage};

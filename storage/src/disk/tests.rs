@@ -112,3 +112,101 @@ async fn a_full_disk_takes_no_more_until_there_is_room() {
     disk.set_capacity(None);
     file.write_at(5, Bytes::from(vec![0; 6])).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_disk_dies_in_the_midst_of_the_operation_that_was_named() {
+    let (mut lost, mut kept) = (0, 0);
+    for seed in 0..40 {
+        let disk = SimDisk::new();
+        let file = disk.open("a", OpenMode::Create).await.unwrap();
+        disk.sync_dir().await.unwrap();
+        // A write and its sync: the second of the two is where it dies.
+        disk.die_after(2);
+        let died = tokio::spawn({
+            let disk = disk.clone();
+            async move { disk.died().await }
+        });
+        let write = tokio::spawn(async move { file.write_synced(0, Bytes::from_static(b"abc")).await });
+        died.await.unwrap();
+        assert!(futures::FutureExt::now_or_never(disk.list()).is_none());
+        assert!(!write.is_finished());
+        match disk.crash(seed).content("a").unwrap().as_slice() {
+            b"" => lost += 1,
+            b"abc" => kept += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(lost > 5 && kept > 5, "{lost} {kept}");
+}
+
+#[tokio::test]
+async fn a_name_of_which_the_disk_died_may_be_there_or_not() {
+    let mut there = [0, 0];
+    for seed in 0..20 {
+        let disk = SimDisk::new();
+        disk.die_after(1);
+        assert!(futures::FutureExt::now_or_never(disk.open("a", OpenMode::Create)).is_none());
+        there[usize::from(disk.crash(seed).content("a").is_some())] += 1;
+    }
+    assert!(there[0] > 2 && there[1] > 2, "{there:?}");
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_dropped_no_later_sync_brings_back() {
+    let disk = SimDisk::new();
+    let file = disk.open("a", OpenMode::Create).await.unwrap();
+    disk.sync_dir().await.unwrap();
+    file.write_at(0, Bytes::from_static(b"abc")).await.unwrap();
+    disk.fail_syncs();
+    file.sync_data().await.unwrap_err();
+    disk.lift_failures();
+    file.sync_data().await.unwrap();
+    assert_eq!(disk.content("a").unwrap(), b"abc");
+    assert_eq!(disk.synced().content("a").unwrap(), b"");
+    for seed in 0..10 {
+        assert_eq!(disk.synced().crash(seed).content("a").unwrap(), b"");
+    }
+}
+
+#[tokio::test]
+async fn a_sync_covers_what_was_written_before_it_began() {
+    let disk = SimDisk::new();
+    let file = disk.open("a", OpenMode::Create).await.unwrap();
+    disk.sync_dir().await.unwrap();
+    file.write_at(0, Bytes::from_static(b"abc")).await.unwrap();
+    disk.set_syncs_held(true);
+    let mut sync = Box::pin(file.sync_data());
+    tokio::select! {
+        biased;
+        _ = &mut sync => panic!("a sync that is held returned"),
+        () = async { for _ in 0..10 { tokio::task::yield_now().await } } => {}
+    }
+    file.write_at(3, Bytes::from_static(b"def")).await.unwrap();
+    assert_eq!(disk.synced().content("a").unwrap(), b"");
+    disk.set_syncs_held(false);
+    sync.await.unwrap();
+    assert_eq!(disk.synced().content("a").unwrap(), b"abc");
+    assert_eq!(disk.content("a").unwrap(), b"abcdef");
+}
+
+#[tokio::test]
+async fn a_stalled_disk_answers_once_it_goes_on_and_a_failing_one_once_it_is_mended() {
+    let disk = SimDisk::new();
+    let file = disk.open("a", OpenMode::Create).await.unwrap();
+    disk.set_stalled(true);
+    let write = tokio::spawn({
+        let file = Arc::clone(&file);
+        async move { file.write_synced(0, Bytes::from_static(b"x")).await }
+    });
+    assert!(futures::FutureExt::now_or_never(file.size_bytes()).is_none());
+    assert!(!write.is_finished());
+    disk.set_stalled(false);
+    write.await.unwrap().unwrap();
+    disk.fail_writes();
+    file.write_at(0, Bytes::from_static(b"y")).await.unwrap_err();
+    file.preallocate(9).await.unwrap_err();
+    disk.lift_failures();
+    file.write_at(0, Bytes::from_static(b"y")).await.unwrap();
+    let counts = disk.counts();
+    assert_eq!((counts.writes, counts.syncs, counts.renames), (4, 1, 0));
+}
