@@ -1,0 +1,300 @@
+//! A control node: the server as it ships, over a simulated disk, network and clock.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ruvector_cluster::client::ids::NodeId;
+use ruvector_cluster::config::{Config, LogFormat};
+use ruvector_cluster::metadata::Metadata;
+use ruvector_cluster::server::{self, Parts, Running};
+use ruvector_cluster_raft::{Node, Timing};
+use ruvector_cluster_storage::{MemRows, OpenOptions, SimDisk};
+use tokio::sync::watch;
+
+use crate::chance::Chance;
+use crate::check::history::Seen;
+use crate::data::clock::SimClock;
+use crate::host::Host;
+use crate::net::Net;
+use crate::plan::Plan;
+use crate::record::Recorder;
+use crate::trace::Trace;
+
+/// Segments of the log: small, so that runs have many.
+const SEGMENT_BYTES: u64 = 64 << 10;
+/// Records kept in memory: few, so that some are read from the disk.
+const CACHE_BYTES: u64 = 16 << 10;
+
+/// What a control node's parts share with the rest of the run.
+#[derive(Clone)]
+pub struct World {
+    /// The network.
+    pub net: Net,
+    /// For everything that is drawn.
+    pub chance: Chance,
+    /// Where everything is taken down.
+    pub recorder: Recorder,
+    /// What happened.
+    pub trace: Trace,
+    /// The run.
+    pub plan: Arc<Plan>,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGKILL: what was written is there.
+    Kill,
+    /// Power loss: what was not synced is there in parts, or not.
+    PowerLoss,
+}
+
+/// One control node, alive or not.
+pub struct ControlNode {
+    world: World,
+    /// Its name.
+    pub name: String,
+    listen: SocketAddr,
+    clock: Arc<SimClock>,
+    seeds: Vec<String>,
+    state: Mutex<State>,
+}
+
+struct State {
+    disk: SimDisk,
+    rows: MemRows,
+    host: Option<Host>,
+    running: Option<Arc<Running>>,
+    runs: u32,
+    /// Why it does not run, where it ended by itself.
+    stopped: Option<String>,
+}
+
+/// A node's handles while it runs.
+#[derive(Clone)]
+pub struct Live {
+    /// Consensus.
+    pub node: Node,
+    /// The replicated state as published.
+    pub state: watch::Receiver<Arc<Metadata>>,
+    /// Counts the starts of its process.
+    pub run: u32,
+}
+
+/// Where the client API of the control node with this number is.
+#[must_use]
+pub fn address(number: usize) -> SocketAddr {
+    let last = u8::try_from(number).unwrap_or(u8::MAX);
+    SocketAddr::from((Ipv4Addr::new(10, 0, 0, last), 7_000))
+}
+
+impl ControlNode {
+    /// The node with this number, on an empty disk, not started.
+    #[must_use]
+    pub fn new(world: World, number: usize) -> Self {
+        let clock = Arc::new(SimClock::new(world.chance.between(976, 1_024), world.chance.between(0, 1 << 30)));
+        let seeds = (1..=world.plan.control_nodes).map(|n| address(n).to_string()).collect();
+        let state = State {
+            disk: SimDisk::new(),
+            rows: MemRows::new(),
+            host: None,
+            running: None,
+            runs: 0,
+            stopped: None,
+        };
+        Self { name: format!("n{number}"), listen: address(number), clock, seeds, state: Mutex::new(state), world }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `host:port` of its client API.
+    #[must_use]
+    pub fn addr(&self) -> String {
+        self.listen.to_string()
+    }
+
+    /// Its clocks.
+    #[must_use]
+    pub fn clock(&self) -> &SimClock {
+        &self.clock
+    }
+
+    /// Its disk, as the present process has it.
+    #[must_use]
+    pub fn disk(&self) -> SimDisk {
+        self.state().disk.clone()
+    }
+
+    /// Its handles, while it runs.
+    #[must_use]
+    pub fn live(&self) -> Option<Live> {
+        let state = self.state();
+        let running = state.running.as_ref()?;
+        Some(Live { node: running.node.clone(), state: running.state.clone(), run: state.runs })
+    }
+
+    /// Whether there is a process, be it paused or starting.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state().host.is_some()
+    }
+
+    /// Why it ended by itself, if it did.
+    #[must_use]
+    pub fn stopped(&self) -> Option<String> {
+        self.state().stopped.clone()
+    }
+
+    fn config(&self) -> Config {
+        let peer_listen = SocketAddr::new(self.listen.ip(), self.listen.port() + 1_000);
+        Config {
+            node_id: NodeId::new(&self.name).expect("simulated nodes have legal names"),
+            data_dir: "/simulated".into(),
+            listen: self.listen,
+            peer_listen,
+            advertise: None,
+            peer_advertise: None,
+            seeds: self.seeds.clone(),
+            bootstrap_expect: None,
+            settings: self.world.plan.settings.clone(),
+            max_voters: self.world.plan.control_nodes,
+            timing: Timing::default(),
+            log: String::new(),
+            log_format: LogFormat::Text,
+        }
+    }
+
+    fn parts(&self, host: &Host, state: &State) -> Parts {
+        let chance = &self.world.chance;
+        let recorder = self.world.recorder.clone();
+        // Known once the directory is open; entries are applied only after that.
+        let raft_id = (chance.bits() >> 11).max(1);
+        let open = OpenOptions {
+            raft_id: Some(raft_id),
+            segment_bytes: SEGMENT_BYTES,
+            cache_bytes: CACHE_BYTES,
+            ..OpenOptions::new(&self.name)
+        };
+        let own = hash_of(&[self.name.as_bytes()]);
+        Parts {
+            disk: Arc::new(state.disk.clone()),
+            rows: Arc::new(state.rows.clone()),
+            transport: self.world.net.transport(host),
+            clock: self.clock.clone(),
+            open,
+            compaction: self.world.plan.compaction,
+            seed: Some(chance.bits()),
+            request_prefix: chance.bits(),
+            observer: Some(Arc::new(move |index, time_ms, command| {
+                let digest = hash_of(&[&time_ms.to_le_bytes(), command]);
+                // Entries have no say in whose log they are in: the name will do for telling logs apart.
+                recorder.node(own, Seen::Applied { index, digest });
+            })),
+        }
+    }
+
+    /// Starts its process, unless there is one.
+    pub fn start(self: &Arc<Self>) {
+        let (host, parts) = {
+            let mut state = self.state();
+            if state.host.is_some() {
+                return;
+            }
+            let host = Host::new(&self.name);
+            state.runs += 1;
+            state.stopped = None;
+            state.host = Some(host.clone());
+            let parts = self.parts(&host, &state);
+            (host, parts)
+        };
+        self.world.trace.note(&[&self.name, "starts"]);
+        let (this, own) = (self.clone(), host.clone());
+        drop(host.spawn(async move {
+            let why = match server::start(&this.config(), this.listen, parts).await {
+                Err(error) => format!("{:#}", anyhow::Error::from(error)),
+                Ok(running) => {
+                    let running = Arc::new(running);
+                    this.world.net.listen_http(&this.addr(), &own, running.router.clone());
+                    let node = running.node.clone();
+                    this.state().running = Some(running);
+                    node.fatal().await.to_string()
+                }
+            };
+            this.ended(&own, why);
+        }));
+    }
+
+    /// The process ended by itself.
+    fn ended(&self, host: &Host, why: String) {
+        self.world.trace.note(&[&self.name, "stopped:", &why]);
+        let mut state = self.state();
+        if state.host.as_ref().is_some_and(|now| !now.is_killed() && std::ptr::eq(now.name(), host.name())) {
+            state.stopped = Some(why);
+            self.end(&mut state, End::Kill);
+        }
+    }
+
+    /// Ends its process, if there is one.
+    pub fn kill(&self, how: End) {
+        let mut state = self.state();
+        if state.host.is_some() {
+            self.world.trace.note(&[&self.name, &format!("{how:?}")]);
+            self.end(&mut state, how);
+        }
+    }
+
+    fn end(&self, state: &mut State, how: End) {
+        let Some(host) = state.host.take() else { return };
+        // The disk first: from here on nothing of the old process reaches it.
+        state.disk = match how {
+            End::Kill => state.disk.kill(),
+            End::PowerLoss => state.disk.crash(self.world.chance.bits()),
+        };
+        // What sled has not written itself dies with its process, too.
+        state.rows = state.rows.crash(self.world.chance.bits());
+        if let Some(running) = state.running.take() {
+            running.node.abort();
+        }
+        host.kill();
+    }
+
+    /// Stops the process where it is, or lets it go on.
+    pub fn set_paused(&self, paused: bool) {
+        let state = self.state();
+        if let Some(host) = &state.host {
+            self.world.trace.note(&[&self.name, if paused { "paused" } else { "goes on" }]);
+            state.disk.set_stalled(paused);
+            if let Some(running) = &state.running {
+                running.node.set_paused(paused);
+            }
+            host.set_paused(paused);
+        }
+    }
+
+    /// How its disk behaves from now on.
+    pub fn with_disk(&self, set: impl FnOnce(&SimDisk)) {
+        set(&self.state().disk);
+    }
+
+    /// Lifts every fault of its disk.
+    pub fn heal_disk(&self) {
+        self.with_disk(|disk| {
+            disk.lift_failures();
+            disk.set_capacity(None);
+            disk.set_stalled(false);
+            disk.set_sync_time(Some(Duration::from_micros(200)));
+        });
+    }
+}
+
+/// XXH64 of `parts`, one after the other.
+#[must_use]
+pub fn hash_of(parts: &[&[u8]]) -> u64 {
+    use std::hash::Hasher;
+    let mut hash = twox_hash::XxHash64::with_seed(0);
+    parts.iter().for_each(|part| hash.write(part));
+    hash.finish()
+}

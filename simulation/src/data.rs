@@ -1,0 +1,2 @@
+//! Data nodes.
+pub mod clock;

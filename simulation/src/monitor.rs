@@ -1,0 +1,140 @@
+//! Looks at the control nodes from outside of the run: what they believe, and what their states say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId};
+use ruvector_cluster::metadata::{Metadata, NodeRow, ShardRow, check};
+
+use crate::check::history::{Seen, Standing};
+use crate::control::{ControlNode, World, hash_of};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What the monitor keeps between two looks.
+pub struct Monitor {
+    world: World,
+    seen: BTreeMap<String, u64>,
+    primaries: BTreeMap<(ShardId, Epoch), NodeId>,
+    newest: Option<Arc<Metadata>>,
+    /// Terms in which somebody led.
+    pub terms: BTreeSet<u64>,
+    /// States that were checked.
+    pub states: u64,
+}
+
+impl Monitor {
+    /// Has seen nothing.
+    #[must_use]
+    pub fn new(world: World) -> Self {
+        Self {
+            world,
+            seen: BTreeMap::new(),
+            primaries: BTreeMap::new(),
+            newest: None,
+            terms: BTreeSet::new(),
+            states: 0,
+        }
+    }
+
+    /// Waits until the next look is due.
+    pub async fn pause(&self) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+
+    /// Looks at every control node.
+    pub fn look(&mut self, nodes: &[Arc<ControlNode>]) {
+        for node in nodes {
+            let Some(live) = node.live() else { continue };
+            let (raft_id, status) = (live.node.raft_id(), live.node.status());
+            let recorder = &self.world.recorder;
+            if let Some(mine) = live.node.leadership().borrow().mine {
+                self.terms.insert(mine.term);
+                recorder.node(raft_id, Seen::Leads { term: mine.term });
+            }
+            let standing = Standing {
+                run: live.run,
+                term: status.term,
+                vote: status.voted_for,
+                committed: status.committed.unwrap_or(0),
+                applied: status.applied,
+                durable: status.durable.unwrap_or(0),
+                caught_up: false,
+            };
+            recorder.node(raft_id, Seen::Standing(standing));
+            let state = live.state.borrow().clone();
+            self.look_at_state(&node.name, raft_id, &state);
+        }
+    }
+
+    fn look_at_state(&mut self, name: &str, raft_id: u64, state: &Arc<Metadata>) {
+        let revision = state.revision().0;
+        if self.seen.insert(name.to_owned(), revision) == Some(revision) || state.founded().is_none() {
+            return;
+        }
+        self.states += 1;
+        // Rows of the head move on without a revision (log time), and remembered requests do: equal ones are compared only.
+        let mut hash = 0;
+        for (key, value) in state.to_rows().filter(|(key, _)| key != b"head" && !key.starts_with(b"k/")) {
+            hash = hash_of(&[&hash.to_le_bytes(), &key, &value]);
+        }
+        self.world.recorder.node(raft_id, Seen::State { index: revision, hash });
+        for violation in check::check(state) {
+            self.world.recorder.violation("metadata-invariant", format!("{name} at {revision}: {violation}"));
+        }
+        for shard in state.shards() {
+            self.look_at_primary(shard);
+        }
+        if self.newest.as_ref().is_none_or(|newest| newest.revision() < state.revision()) {
+            if let Some(before) = self.newest.take() {
+                self.look_at_racks(&before, state);
+            }
+            self.newest = Some(state.clone());
+        }
+    }
+
+    fn look_at_primary(&mut self, shard: &ShardRow) {
+        let Some(primary) = &shard.primary else { return };
+        let known = self.primaries.entry((shard.id, shard.epoch)).or_insert_with(|| primary.clone());
+        if known != primary {
+            let detail = format!("shard {} has {known} and {primary} at epoch {}", shard.id, shard.epoch);
+            self.world.recorder.violation("one-primary-an-epoch", detail);
+        }
+    }
+
+    /// A copy that is new must not share a rack with another one while a node of a free rack could have taken it.
+    fn look_at_racks(&self, before: &Metadata, now: &Metadata) {
+        for shard in now.shards() {
+            let Some(was) = before.shard(shard.id) else { continue };
+            let had: BTreeSet<&NodeId> = was.copies().collect();
+            let moved_from = shard.migration.and_then(|id| now.migration(id)).and_then(|row| row.from.clone());
+            let copies: Vec<&NodeId> = shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref()).collect();
+            for new in copies.iter().filter(|copy| !had.contains(**copy)) {
+                let others: BTreeSet<_> =
+                    copies.iter().filter(|copy| copy != &new).filter_map(|copy| rack(now, copy)).collect();
+                let shares = rack(now, new).is_some_and(|rack| others.contains(&rack));
+                // Only what was free in both states was surely free when that was decided.
+                let free = |row: &NodeRow| {
+                    let able = |state: &Metadata| state.node(&row.id).is_some_and(|row| takes_copies(state, row));
+                    let apart = row.rack.clone().is_some_and(|rack| !others.contains(&rack));
+                    apart && able(before) && able(now) && !copies.contains(&&row.id)
+                };
+                if shares && now.nodes().any(free) {
+                    let detail = format!("at {}: {new} of {shard:?}", now.revision());
+                    self.world.recorder.violation("racks", detail);
+                }
+            }
+        }
+    }
+}
+
+fn rack(state: &Metadata, node: &NodeId) -> Option<String> {
+    state.node(node).and_then(|row| row.rack.clone())
+}
+
+fn takes_copies(state: &Metadata, row: &NodeRow) -> bool {
+    use ruvector_cluster::client::wire::Intent;
+    state.is_alive(&row.id) && row.intent == Intent::Schedulable
+}
