@@ -14,7 +14,17 @@
 
 use std::fmt;
 
+pub mod consensus;
+pub mod data;
 pub mod history;
+pub mod linearizable;
+pub mod watch;
+pub mod wgl;
+mod writes;
+mod zones;
+
+#[cfg(test)]
+mod tests;
 
 /// A rule that a history breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
