@@ -2,6 +2,7 @@
 
 pub mod chance;
 pub mod check;
+pub mod data;
 pub mod host;
 pub mod net;
 pub mod trace;
