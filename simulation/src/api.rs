@@ -94,7 +94,8 @@ impl Api {
     }
 
     async fn exchange(&self, addr: &str, ask: &Ask) -> Result<Reply, NoReply> {
-        let mut request = http::Request::builder().method(&ask.method).uri(format!("http://{addr}{}", ask.path));
+        let mut request =
+            http::Request::builder().method(&ask.method).uri(format!("http://{addr}{}", ask.path));
         if let Some(key) = &ask.key {
             request = request.header("idempotency-key", key);
         }
@@ -102,7 +103,8 @@ impl Api {
             request = request.header("if-match", format!("\"{revision}\""));
         }
         let body = ask.body.as_ref().map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let request = request.header("content-type", "application/json").body(body).map_err(|_| NoReply::Refused)?;
+        let request =
+            request.header("content-type", "application/json").body(body).map_err(|_| NoReply::Refused)?;
         let answer = self.exchange.exchange(request).await;
         let answer = answer.map_err(|error| match error.0.ends_with("refuses connections") {
             true => NoReply::Refused,
@@ -113,7 +115,8 @@ impl Api {
         while let Some(piece) = pieces.next().await {
             body.extend_from_slice(&piece.map_err(|_| NoReply::Silence)?);
         }
-        let number = |name: &str| parts.headers.get(name)?.to_str().ok()?.trim_matches('"').parse::<u64>().ok();
+        let number =
+            |name: &str| parts.headers.get(name)?.to_str().ok()?.trim_matches('"').parse::<u64>().ok();
         Ok(Reply {
             status: parts.status.as_u16(),
             revision: number("x-cluster-revision").unwrap_or(0),

@@ -41,6 +41,14 @@ pub struct World {
     pub plan: Arc<Plan>,
 }
 
+impl World {
+    /// Snapshots that a control node sent to another, so far.
+    #[must_use]
+    pub fn installs(&self) -> u64 {
+        self.net.counts().snapshots
+    }
+}
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -93,7 +101,8 @@ impl ControlNode {
     /// The node with this number, on an empty disk, not started.
     #[must_use]
     pub fn new(world: World, number: usize) -> Self {
-        let clock = Arc::new(SimClock::new(world.chance.between(976, 1_024), world.chance.between(0, 1 << 30)));
+        let clock =
+            Arc::new(SimClock::new(world.chance.between(976, 1_024), world.chance.between(0, 1 << 30)));
         let seeds = (1..=world.plan.control_nodes).map(|n| address(n).to_string()).collect();
         let state = State {
             disk: SimDisk::new(),
@@ -103,7 +112,14 @@ impl ControlNode {
             runs: 0,
             stopped: None,
         };
-        Self { name: format!("n{number}"), listen: address(number), clock, seeds, state: Mutex::new(state), world }
+        Self {
+            name: format!("n{number}"),
+            listen: address(number),
+            clock,
+            seeds,
+            state: Mutex::new(state),
+            world,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

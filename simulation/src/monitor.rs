@@ -23,6 +23,8 @@ pub struct Monitor {
     pub terms: BTreeSet<u64>,
     /// States that were checked.
     pub states: u64,
+    /// Shards whose last in-sync copy was lost at some time.
+    pub lost: BTreeSet<ShardId>,
 }
 
 impl Monitor {
@@ -36,6 +38,7 @@ impl Monitor {
             newest: None,
             terms: BTreeSet::new(),
             states: 0,
+            lost: BTreeSet::new(),
         }
     }
 
@@ -76,7 +79,7 @@ impl Monitor {
         }
         self.states += 1;
         // Rows of the head move on without a revision (log time), and remembered requests do: equal ones are compared only.
-        let mut hash = 0;
+        let mut hash = 0_u64;
         for (key, value) in state.to_rows().filter(|(key, _)| key != b"head" && !key.starts_with(b"k/")) {
             hash = hash_of(&[&hash.to_le_bytes(), &key, &value]);
         }
@@ -86,6 +89,9 @@ impl Monitor {
         }
         for shard in state.shards() {
             self.look_at_primary(shard);
+            if shard.lost {
+                self.lost.insert(shard.id);
+            }
         }
         if self.newest.as_ref().is_none_or(|newest| newest.revision() < state.revision()) {
             if let Some(before) = self.newest.take() {
@@ -109,15 +115,18 @@ impl Monitor {
         for shard in now.shards() {
             let Some(was) = before.shard(shard.id) else { continue };
             let had: BTreeSet<&NodeId> = was.copies().collect();
-            let moved_from = shard.migration.and_then(|id| now.migration(id)).and_then(|row| row.from.clone());
-            let copies: Vec<&NodeId> = shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref()).collect();
+            let moved_from =
+                shard.migration.and_then(|id| now.migration(id)).and_then(|row| row.from.clone());
+            let copies: Vec<&NodeId> =
+                shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref()).collect();
             for new in copies.iter().filter(|copy| !had.contains(**copy)) {
                 let others: BTreeSet<_> =
                     copies.iter().filter(|copy| copy != &new).filter_map(|copy| rack(now, copy)).collect();
                 let shares = rack(now, new).is_some_and(|rack| others.contains(&rack));
                 // Only what was free in both states was surely free when that was decided.
                 let free = |row: &NodeRow| {
-                    let able = |state: &Metadata| state.node(&row.id).is_some_and(|row| takes_copies(state, row));
+                    let able =
+                        |state: &Metadata| state.node(&row.id).is_some_and(|row| takes_copies(state, row));
                     let apart = row.rack.clone().is_some_and(|rack| !others.contains(&rack));
                     apart && able(before) && able(now) && !copies.contains(&&row.id)
                 };

@@ -59,6 +59,8 @@ pub struct NetCounts {
     pub cut: u64,
     /// Took much longer than others.
     pub straggled: u64,
+    /// Snapshots that a control node took over from another.
+    pub snapshots: u64,
 }
 
 /// Acts on messages between data nodes and of their clients.
@@ -170,6 +172,10 @@ impl Net {
     #[must_use]
     pub fn exchange(&self, host: &Host) -> Arc<NetExchange> {
         Arc::new(NetExchange::new(self.clone(), host.clone()))
+    }
+
+    pub(crate) fn count_snapshot(&self) {
+        self.state().counts.snapshots += 1;
     }
 
     fn close(&self, addr: &str) {

@@ -43,7 +43,8 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let chance = Chance::new(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let mut faults: Vec<FaultKind> = FaultKind::ALL.iter().copied().filter(|_| chance.per_mille(600)).collect();
+        let mut faults: Vec<FaultKind> =
+            FaultKind::ALL.iter().copied().filter(|_| chance.per_mille(600)).collect();
         if faults.is_empty() {
             faults.push(FaultKind::ControlPowerLoss);
         }

@@ -4,6 +4,7 @@
 //! any control node answers by a read index of its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Registers {
     pub policy: Value,
     /// Where it is taken down.
     pub recorder: Recorder,
+    /// Set when clients are to finish what they have under way, and end.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// One client.
@@ -64,9 +67,9 @@ impl Client {
         Self { shared, api, chance, process, written: 0, seen: BTreeMap::new(), kept: Vec::new() }
     }
 
-    /// Reads and writes without end.
+    /// Reads and writes until it is stopped.
     pub async fn run(mut self) {
-        loop {
+        while !self.shared.stop.load(Ordering::Relaxed) {
             let pause = self.chance.between(1, 120);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             match self.chance.between(0, 99) {

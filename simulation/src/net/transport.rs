@@ -111,6 +111,9 @@ impl Transport for NetTransport {
                     return Err(Refusal::WrongVersion);
                 };
                 let answers = handler.duplex(kind, envelope, arriving).await?;
+                if kind == RpcKind::Snapshot {
+                    net.count_snapshot();
+                }
                 let (pipe, pieces) = Pipe::new();
                 let answers = answers.map(|item| item.map_err(|error| error.to_string()));
                 drop(host.spawn(pump(net, back, answers.boxed(), pipe)));

@@ -1,0 +1,192 @@
+//! All machines of a run.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ruvector_cluster::client::ids::NodeId;
+use ruvector_cluster::metadata::Metadata;
+
+use crate::api::{Api, Ask, Reply};
+use crate::control::{ControlNode, World};
+use crate::data::clock::SimClock;
+use crate::data::failures::Failures;
+use crate::data::node::{AgentState, DataMachine, DataNode};
+use crate::data::store::DataDisk;
+use crate::host::Host;
+
+/// The machines, and an operator's way to them.
+pub struct Cluster {
+    /// What all parts share.
+    pub world: World,
+    /// `host:port` of the control nodes' client APIs.
+    pub addrs: Arc<Mutex<Vec<String>>>,
+    /// Where data nodes' panics and bad ends are written down.
+    pub failures: Failures,
+    control: Mutex<Vec<Arc<ControlNode>>>,
+    data: Mutex<Vec<DataNode>>,
+    operator: Api,
+    numbers: Mutex<usize>,
+    /// Control nodes whose disks fail: that they stop is right.
+    pub failing: Mutex<BTreeSet<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cluster {
+    /// The machines of the plan, none of them started.
+    #[must_use]
+    pub fn new(world: World) -> Arc<Self> {
+        let plan = world.plan.clone();
+        let control: Vec<Arc<ControlNode>> =
+            (1..=plan.control_nodes).map(|n| Arc::new(ControlNode::new(world.clone(), n))).collect();
+        let addrs = Arc::new(Mutex::new(control.iter().map(|node| node.addr()).collect()));
+        Arc::new(Self {
+            operator: Api::new(&world.net, &Host::new("operator")),
+            addrs,
+            failures: Failures::default(),
+            control: Mutex::new(control),
+            data: Mutex::new(Vec::new()),
+            numbers: Mutex::new(plan.control_nodes),
+            failing: Mutex::new(BTreeSet::new()),
+            world,
+        })
+    }
+
+    /// Starts everything, in an order by chance.
+    pub fn start(&self) {
+        let mut control = self.control();
+        while !control.is_empty() {
+            let at = self.world.chance.between(0, control.len() as u64 - 1);
+            control.remove(usize::try_from(at).unwrap_or(0)).start();
+        }
+        let machines = (1..=self.world.plan.data_nodes).map(|n| self.machine(n));
+        lock(&self.data).extend(machines.map(|machine| DataNode::start(&machine)));
+    }
+
+    fn machine(&self, number: usize) -> DataMachine {
+        let chance = &self.world.chance;
+        let clock = SimClock::new(chance.between(976, 1_024), chance.between(0, 1 << 30));
+        DataMachine {
+            node: NodeId::new(&format!("d{number}")).expect("simulated nodes have legal names"),
+            addr: format!("10.0.1.{number}:7100"),
+            zone: None,
+            rack: Some(format!("r{}", number % 3)),
+            net: self.world.net.clone(),
+            disk: DataDisk::new(chance.fork()),
+            clock: Arc::new(clock),
+            control: lock(&self.addrs).clone(),
+            chance: chance.fork(),
+            failures: self.failures.clone(),
+            accept_data_loss: false,
+        }
+    }
+
+    /// The control nodes at present.
+    #[must_use]
+    pub fn control(&self) -> Vec<Arc<ControlNode>> {
+        lock(&self.control).clone()
+    }
+
+    /// The names of all machines.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let control = self.control().into_iter().map(|node| node.name.clone());
+        control.chain(self.data_names()).collect()
+    }
+
+    /// The names of the data nodes.
+    #[must_use]
+    pub fn data_names(&self) -> Vec<String> {
+        lock(&self.data).iter().map(|node| node.machine().node.to_string()).collect()
+    }
+
+    /// How many data nodes there are.
+    #[must_use]
+    pub fn data_nodes(&self) -> usize {
+        lock(&self.data).len()
+    }
+
+    /// Does something with a data node.
+    pub fn with_data<T>(&self, at: usize, act: impl FnOnce(&mut DataNode) -> T) -> Option<T> {
+        lock(&self.data).get_mut(at).map(act)
+    }
+
+    /// A control node that takes the place of `old`, on an empty disk, under a new name.
+    pub fn replace_control(&self, old: &ControlNode) -> Arc<ControlNode> {
+        let number = {
+            let mut numbers = lock(&self.numbers);
+            *numbers += 1;
+            *numbers
+        };
+        let node = Arc::new(ControlNode::new(self.world.clone(), number));
+        let mut control = lock(&self.control);
+        control.retain(|known| known.name != old.name);
+        control.push(node.clone());
+        let mut addrs = lock(&self.addrs);
+        addrs.retain(|known| *known != old.addr());
+        addrs.push(node.addr());
+        node
+    }
+
+    /// The newest state that any live control node has published.
+    #[must_use]
+    pub fn newest_state(&self) -> Option<Arc<Metadata>> {
+        let live = self.control().into_iter().filter_map(|node| node.live());
+        live.map(|live| live.state.borrow().clone()).max_by_key(|state| state.revision())
+    }
+
+    /// Asks one control node by chance.
+    pub async fn operate(&self, ask: &Ask) -> Option<Reply> {
+        let addrs = lock(&self.addrs).clone();
+        let addr = self.world.chance.pick(&addrs).cloned()?;
+        self.operator.ask(&addr, ask).await.ok()
+    }
+
+    /// Asks until the answer is fine, or `tries` are used up.
+    pub async fn insist(&self, ask: &Ask, tries: u32, fine: impl Fn(&Reply) -> bool) -> Option<Reply> {
+        for _ in 0..tries {
+            if let Some(reply) = self.operate(ask).await.filter(|reply| fine(reply)) {
+                return Some(reply);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        None
+    }
+
+    /// Starts again what ended by itself. A control node may end by itself only when its disk failed.
+    pub fn revive(&self) {
+        for node in self.control() {
+            if let Some(why) = node.stopped() {
+                if !lock(&self.failing).remove(&node.name) {
+                    self.world.recorder.violation("node-stopped", format!("{}: {why}", node.name));
+                }
+                node.heal_disk();
+                node.start();
+            }
+        }
+    }
+
+    /// Everything runs again, on disks and links without faults. Whose last copy is gone is let in without it.
+    pub fn heal(&self) {
+        self.world.net.heal();
+        self.world.net.set_quality(crate::net::Quality::GOOD);
+        for node in self.control() {
+            node.heal_disk();
+            node.set_paused(false);
+            node.start();
+        }
+        for node in lock(&self.data).iter_mut() {
+            let machine = node.machine().clone();
+            machine.disk.set_full(false);
+            machine.disk.set_sync_us((50, 500));
+            machine.disk.fail_next(0);
+            node.set_paused(false);
+            if !node.is_running() {
+                let accept_data_loss = node.agent() == AgentState::RefusedLastCopy;
+                *node = DataNode::start(&DataMachine { accept_data_loss, ..machine });
+            }
+        }
+    }
+}
