@@ -83,13 +83,17 @@ fn parts(bytes: &[u8]) -> Vec<usize> {
     found
 }
 
-/// Cuts the log between two parts, and with it all segments behind.
+/// Cuts the log between two parts, and with it all segments behind; with or without the one that is allocated for later.
 fn shorten_log(dir: &Path, files: &[PathBuf], random: &mut StdRng) -> String {
     let segments = named(files, dir, "wal-");
     let used: Vec<_> = segments.iter().filter(|file| !parts(&fs::read(file).unwrap()).is_empty()).collect();
     let chosen = random.random_range(0..used.len());
-    for later in &used[chosen + 1..] {
-        fs::remove_file(later).unwrap();
+    let keep_unused = random.random_range(0..4) == 0;
+    let behind = |file: &&&PathBuf| file.as_path() > used[chosen].as_path();
+    for later in segments.iter().filter(behind) {
+        if !keep_unused || used.contains(&later) {
+            fs::remove_file(later).unwrap();
+        }
     }
     let mut cut = 0;
     change(used[chosen], |bytes| {
