@@ -76,7 +76,7 @@ logged() {
         mine && /fdatasync\(.*wal-/ { printf "%s %s %s fdatasync wal\n", $1, $1 + took($0), node; mine = 0 }
     ' OFMT=%.6f CONVFMT=%.6f "$work/trace-n$1".*
 }
-answered=$(cat "$work/trace-n$lead".* | awk '/HTTP\/1.1 200/ { print $1; exit }')
+answered=$(awk '/HTTP\/1.1 200/ { if (!first || $1 < first) first = $1 } END { print first }' "$work/trace-n$lead".*)
 [ -n "$answered" ] || fail "the answer was not seen"
 {
     logged "$lead"
@@ -88,7 +88,7 @@ awk 'NR == 1 { zero = $1 } { printf "  %8.3f to %8.3f  %s  %s %s\n", ($1 - zero)
 say "The calls:"
 grep -h -A1 'pwrite64(.*wal-.*store-of-traced' "$work"/trace-n*.* | grep -E 'pwrite64|fdatasync' |
     sed -E "s#$work/##g; s/\"(.{0,40}).*\"\.*, ([0-9]+, [0-9]+\))/\"\1\"..., \2/"
-grep -h 'HTTP/1.1 200' "$work/trace-n$lead".* | head -n 1 | sed -E 's/(HTTP\/1.1 200 OK).*"/\1"/' | cut -c1-160
+awk -v answered="$answered" '/HTTP\/1.1 200/ && $1 == answered' "$work/trace-n$lead".* | sed -E 's/(HTTP\/1.1 200 OK).*"/\1"/' | cut -c1-160
 awk -v answered="$answered" '
     $4 == "fdatasync" { synced[$3] = 1; if ($2 > answered) late = 1 }
     END { for (node in synced) n++; exit !(n == 2 && !late) }
