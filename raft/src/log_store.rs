@@ -55,6 +55,19 @@ impl LogStore {
         }
     }
 
+    /// The vote, in memory.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        *self.vote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of the last entry; `None` when there are no entries.
+    pub(crate) async fn last_entry(&self) -> Result<Option<LogId>, io::Error> {
+        match self.wal.last_index() {
+            Some(index) => self.log_id_at(index).await,
+            None => Ok(None),
+        }
+    }
+
     /// The highest purged log id.
     pub(crate) fn purged(&self) -> Result<Option<LogId>, io::Error> {
         self.wal
@@ -106,7 +119,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(*self.vote.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.vote())
     }
 }
 
@@ -115,11 +128,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let purged = self.purged()?;
-        let last = match self.wal.last_index() {
-            Some(index) => self.log_id_at(index).await?,
-            None => purged,
-        };
-        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+        Ok(LogState { last_purged_log_id: purged, last_log_id: self.last_entry().await?.or(purged) })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -127,6 +136,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        // On a full disk this waits behind held appends, and the node votes only when there is room again. It cannot vote
+        // before: openraft would take the appends as flushed, and this node would acknowledge what it may lose.
         if let Some(last) = self.wal.last_index() {
             self.wal.wait_durable(last).await.map_err(io::Error::other)?;
         }
@@ -173,7 +184,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.wal.truncate_after(last.map(|last| last.index())).await.map_err(io::Error::other)
     }
 
-    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+    async fn purge(&mut self, mut log_id: LogId) -> Result<(), io::Error> {
+        if mutants::is_on(mutants::Mutant::PurgePastSnapshot) {
+            log_id = self.read_committed().await?.map_or(log_id, |committed| committed.max(log_id));
+        }
         if self.wal.last_index().is_none_or(|last| last < log_id.index()) {
             return self.reset(log_id).await;
         }

@@ -1,12 +1,13 @@
 //! A control node: openraft, its files and its peers behind one handle.
 //!
-//! Tasks: openraft's own; the writer of rows; one that brings the node into its cluster; one that tells who leads; one that places
-//! reads; one that promotes learners while this node leads. All live in the node's scope and end with it.
+//! Tasks: openraft's own; the writer of rows; one that brings the node into its cluster; one that tells who leads; one that hands
+//! over when the disk is full; one that places reads; one that promotes learners while this node leads. All live in the node's scope and end with it.
 //!
 //! Invariants: a proposal is answered as failed only when nothing was appended; whatever was appended and has no outcome is
 //! unknown. `mine` is set only while this node holds every acknowledged write. A fatal error is told once and nothing is
 //! answered after it.
 
+mod hand_over;
 mod propose;
 mod raft_config;
 mod reads;
@@ -344,6 +345,7 @@ impl Core {
             core.stop_with(FatalError::Storage(error.to_string()));
         });
         self.scope.spawn(watch_leader::run(self.clone()));
+        self.scope.spawn(hand_over::run(self.clone()));
         self.scope.spawn(reads::run(self.clone(), read_requests));
         self.scope.spawn(crate::membership::run(self.clone()));
         self.scope.spawn(bootstrap::run(self.clone()));

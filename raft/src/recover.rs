@@ -1,13 +1,20 @@
 //! What a node's files say, put together before Raft starts: state machine, log and vote.
 //!
+//! Invariant: the newest snapshot covers all that was purged from the log, so that whoever is behind can be sent it.
+//!
 //! The rows are taken when their position is in the log or below its beginning; else the newest snapshot is, else nothing,
 //! and openraft applies the committed rest of the log. A snapshot that was received and not yet installed at a crash counts:
 //! it holds committed state only, so whatever the log has at or above its end and contradicts it was never committed.
 
 use std::io;
 
+use openraft::RaftSnapshotBuilder;
+use openraft::storage::RaftStateMachine;
+use openraft::vote::RaftLeaderId;
 use ruvector_cluster_storage::Storage;
+use ruvector_cluster_storage::error::REMEDY_REJOIN;
 use ruvector_cluster_storage::rows::RowsIter;
+use ruvector_cluster_storage::vote::{VOTE, slot_names};
 
 use crate::error::StartError;
 use crate::log_store::LogStore;
@@ -55,6 +62,7 @@ pub(crate) async fn recover(
 ) -> Result<Recovered, StartError> {
     let log =
         LogStore::open(storage.wal.clone(), storage.vote.clone()).await.map_err(failed("read the vote"))?;
+    check_vote(&log, storage).await?;
     let snapshot = storage.snapshots.latest();
     let (mut base, mut unusable) = (None, false);
     if let Some(image) = storage.image.take() {
@@ -91,8 +99,33 @@ pub(crate) async fn recover(
     };
     drop_contradicting_log(&log, &position).await.map_err(failed("truncate the log"))?;
     machine.publish(position.index(), position.time_ms);
-    let machine = MachineStore::new(machine, position, storage.snapshots.clone(), trail.clone());
+    let mut machine = MachineStore::new(machine, position, storage.snapshots.clone(), trail.clone());
+    let purged = log.purged().map_err(failed("read the log"))?.map(|purged| purged.index());
+    if purged > storage.snapshots.latest().map(|snapshot| snapshot.index) {
+        tracing::warn!(purged, "the snapshot that the log was purged behind is gone; the rows give another");
+        let mut builder = machine.get_snapshot_builder().await;
+        builder.build_snapshot().await.map_err(failed("write a snapshot"))?;
+    }
     Ok(Recovered { log, machine, trail })
+}
+
+/// A vote stands on disk before the first entry of its term does; the entry that founds a cluster, at index 0 and of no term,
+/// is the only one before any vote. So a vote that is missing, or of a lower term than the log, was lost: going on without it,
+/// this node could vote twice in one term. (What a received snapshot covers may be of a term that this node never voted in.)
+async fn check_vote(log: &LogStore, storage: &Storage) -> Result<(), StartError> {
+    let last = log.last_entry().await.map_err(failed("read the log"))?.filter(|last| last.index() > 0);
+    let Some(term) = last.map(|last| last.committed_leader_id().term) else { return Ok(()) };
+    let voted = log.vote().map(|vote| vote.leader_id.term());
+    if voted.is_some_and(|voted| voted >= term) {
+        return Ok(());
+    }
+    let file = storage.disk.describe(&slot_names(VOTE)[0]);
+    let holds = voted
+        .map_or("it and its twin hold no vote".to_owned(), |term| format!("it holds a vote of term {term}"));
+    let why = format!(
+        "{file} is damaged at byte 0: {holds}, but the log has an entry of term {term}; {REMEDY_REJOIN}"
+    );
+    Err(StartError::State { why })
 }
 
 async fn rebuild(

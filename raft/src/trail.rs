@@ -7,7 +7,8 @@
 //! installed is never written after it. What waits is bounded by the number of rows that exist.
 //!
 //! Caveat: after a failure nothing more is written, and the node is told to stop: rows are only a cache, but a disk that fails
-//! them is about to fail the log too.
+//! them is about to fail the log too. A full disk is no failure: the rows then stay where they are until the next start, which
+//! takes longer, since it applies more of the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,6 +63,12 @@ struct Pending {
     pushed: u64,
     /// Raised by each replacement; a batch of an older one is not written.
     replacement: u64,
+}
+
+enum Stored {
+    Yes,
+    /// The disk is full, and the batch is lost.
+    Full,
 }
 
 /// Takes changed rows and writes them later; clones share it.
@@ -133,8 +140,11 @@ impl Trail {
     pub(crate) async fn run(&self, wal: Wal) -> TrailError {
         loop {
             self.shared.changed.notified().await;
-            if let Err(error) = self.write_pending(&wal).await {
-                return error;
+            match self.write_pending(&wal).await {
+                Ok(Stored::Yes) => {}
+                // sled takes nothing more after an error, and what it has is a whole state. The log has the rest.
+                Ok(Stored::Full) => self.discard().await,
+                Err(error) => return error,
             }
         }
     }
@@ -147,24 +157,46 @@ impl Trail {
         drop(stored.wait_for(|stored| *stored >= target).await);
     }
 
-    async fn write_pending(&self, wal: &Wal) -> Result<(), TrailError> {
+    /// Takes what is handed over and lets it go. Never returns: a replacement by a snapshot fails by itself.
+    async fn discard(&self) {
+        loop {
+            {
+                let mut pending = self.shared.lock();
+                pending.rows.clear();
+                pending.position = None;
+            }
+            self.shared.changed.notified().await;
+        }
+    }
+
+    async fn write_pending(&self, wal: &Wal) -> Result<Stored, TrailError> {
         let (rows, position, replacement) = {
             let mut pending = self.shared.lock();
-            let Some(position) = pending.position.take() else { return Ok(()) };
+            let Some(position) = pending.position.take() else { return Ok(Stored::Yes) };
             (std::mem::take(&mut pending.rows), position, pending.replacement)
         };
-        wal.wait_durable(position.index()).await?;
+        if !mutants::is_on(mutants::Mutant::RowsAheadOfLog) {
+            wal.wait_durable(position.index()).await?;
+        }
         let on_disk = self.shared.rows.lock().await;
         if self.shared.lock().replacement != replacement {
-            return Ok(());
+            return Ok(Stored::Yes);
         }
         let batch = RowsBatch {
             rows: rows.into_iter().collect(),
             applied: position.index(),
             position: position.encode()?,
         };
-        on_disk.write(batch).await?;
-        self.shared.stored.send_replace(position.index());
-        Ok(())
+        match on_disk.write(batch).await {
+            Ok(()) => {
+                self.shared.stored.send_replace(position.index());
+                Ok(Stored::Yes)
+            }
+            Err(RowsError::Full { dir }) => {
+                tracing::warn!(dir, "the disk is full: the rows stay as they are until the next start");
+                Ok(Stored::Full)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }

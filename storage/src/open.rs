@@ -10,8 +10,8 @@ use crate::error::{Damage, REMEDY_REJOIN};
 use crate::identity::{self, Identity, IdentityFile};
 use crate::rows::{Rows, RowsError, RowsImage};
 use crate::snapshot::{SnapshotError, SnapshotStore};
-use crate::vote::{SlotError, Slots, VoteFile, slot_names};
-use crate::wal::{Wal, WalError, WalOptions};
+use crate::vote::{SlotError, Slots, VOTE, VoteFile, slot_names};
+use crate::wal::{Wal, WalError, WalOptions, first_segment_name, is_segment};
 
 #[cfg(test)]
 mod crash_tests;
@@ -162,7 +162,10 @@ impl Storage {
         check_ours(&dir, &names)?;
         let identity = open_identity(disk.as_ref(), &dir, &names, &options).await?;
         disk.restrict().await.map_err(io("restrict"))?;
-        let vote = Slots::open(disk.as_ref(), "vote").await?;
+        let vote = Slots::open(disk.as_ref(), VOTE).await?;
+        if vote.load().await.is_some() {
+            check_log_is_there(disk.as_ref(), &names)?;
+        }
         let promise = Slots::open(disk.as_ref(), "promise").await?;
         let snapshots = SnapshotStore::open(Arc::clone(&disk)).await?;
         let snapshot = snapshots.latest().map(|s| s.index);
@@ -183,6 +186,15 @@ impl Storage {
         }
         Ok(Self { wal, vote, promise, identity, snapshots, rows, image, disk })
     }
+}
+
+/// The log's first file is made before anything can vote.
+fn check_log_is_there(disk: &dyn Disk, names: &[String]) -> Result<(), Damage> {
+    if names.iter().any(|name| is_segment(name)) {
+        return Ok(());
+    }
+    let why = "the log's files are missing, but this node has voted";
+    Err(Damage::new(disk.describe(&first_segment_name()), 0, why))
 }
 
 /// Refuses a directory with files in it and no identity. A new directory that lost power has its identity's files alone.

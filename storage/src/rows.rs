@@ -66,6 +66,12 @@ pub enum RowsError {
     /// Written to before [`Rows::load`], or after [`Rows::invalidate`] without [`Rows::replace_all`].
     #[error("the rows have no valid base to change")]
     NoBase,
+    /// There is no room; what was there before stays.
+    #[error("there is no room for the rows in {dir}")]
+    Full {
+        /// Their directory.
+        dir: String,
+    },
     /// The files below failed.
     #[error("the rows in {dir} failed")]
     Failed {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use crate::disk::{Disk, DiskFile, OpenMode, read_all};
+use crate::disk::{Disk, DiskFile, OpenMode, WriteSyncError, read_all};
 use crate::error::Damage;
 
 #[cfg(test)]
@@ -24,6 +24,8 @@ mod tests;
 const MAGIC: &[u8; 7] = b"ruvcslt";
 const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 24;
+/// The name of Raft's vote among the directory's values.
+pub const VOTE: &str = "vote";
 /// The largest value, in bytes. What is kept here has some hundred.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
@@ -92,7 +94,7 @@ enum Content {
 }
 
 /// The names of the two files of the value `name`.
-pub(crate) fn slot_names(name: &str) -> [String; 2] {
+pub fn slot_names(name: &str) -> [String; 2] {
     [format!("{name}-0.slot"), format!("{name}-1.slot")]
 }
 
@@ -154,7 +156,11 @@ impl Slots {
 impl Inner {
     async fn write(&self, at: usize, bytes: Bytes) -> Result<(), SlotError> {
         let (name, file) = &self.files[at];
-        let written = file.write_synced(0, bytes).await;
+        let written = if mutants::is_on(mutants::Mutant::VoteNotSynced) && is_vote(name) {
+            file.write_at(0, bytes).await.map_err(WriteSyncError::Write)
+        } else {
+            file.write_synced(0, bytes).await
+        };
         written.map_err(|e| SlotError::Io { doing: "write", file: name.clone(), source: e.into() })
     }
 
@@ -188,6 +194,10 @@ impl Inner {
             (_, Content::Value(..) | Content::Newer(_)) => Ok(()),
         }
     }
+}
+
+fn is_vote(file: &str) -> bool {
+    slot_names(VOTE).iter().any(|name| file.ends_with(name.as_str()))
 }
 
 fn encode(sequence: u64, value: &Bytes) -> Bytes {

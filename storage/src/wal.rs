@@ -10,9 +10,10 @@
 //! - A full disk is not an error: appends are held, unacknowledged, and [`Wal::space`] says so; they go on when there
 //!   is room. The next segment is preallocated, so that this is known before the log itself is stuck.
 //! - Opening cuts an unfinished last write. Damage anywhere else, or a log that ends below what the caller knows to have
-//!   been committed or applied, is refused.
+//!   been committed or applied, or with fewer parts than when it was last closed, is refused.
 //!
-//! Caveat: damage to the very last frame can't be told from an unfinished write but by that floor.
+//! Caveat: after a kill or a power failure, damage to the very last frame can't be told from an unfinished write but by
+//! that floor, nor can a log that was cut between two frames above it be told from a whole one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -27,6 +28,7 @@ use crate::error::Damage;
 
 #[cfg(test)]
 mod crash_tests;
+mod end_mark;
 mod frame;
 mod index;
 mod read;
@@ -37,6 +39,8 @@ mod writer;
 
 use frame::Record;
 use index::Index;
+
+pub(crate) use recover::{first_segment_name, is_segment};
 
 /// Called once: `Ok` after the sync that covers the append, `Err` when that will never be known.
 pub type AppendDone = Box<dyn FnOnce(Result<(), WalError>) + Send>;
@@ -202,8 +206,9 @@ impl Wal {
     /// # Errors
     /// [`WalError::Damaged`], [`WalError::Newer`], or [`WalError::Failed`] when files can't be read or created.
     pub async fn open(disk: Arc<dyn Disk>, options: WalOptions) -> Result<Self, WalError> {
-        let recovered = recover::recover(&disk, &options).await?;
-        let writer = writer::Writer::start(disk, &options, &recovered).await?;
+        let (end_mark, marked) = end_mark::EndMark::open(disk.as_ref()).await?;
+        let recovered = recover::recover(&disk, &options, marked).await?;
+        let writer = writer::Writer::start(disk, &options, &recovered, end_mark).await?;
         let mut state = State {
             index: recovered.index,
             queue: VecDeque::new(),

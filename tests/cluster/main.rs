@@ -8,6 +8,7 @@ mod support;
 mod bootstrap;
 mod fencing;
 mod keys;
+mod kill_while_opening;
 mod leader_kill;
 mod no_quorum;
 mod racks;

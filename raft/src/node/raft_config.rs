@@ -21,7 +21,7 @@ pub(super) fn of(config: &NodeConfig) -> Result<openraft::Config, StartError> {
         backoff: "20ms 40ms 80ms ..500ms".to_owned(),
         enable_pre_vote: Some(true),
         // A leader that lost its tail at a power failure must not resume its term.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(mutants::is_on(mutants::Mutant::LeaderRestore)),
         allow_log_reversion: Some(false),
         ..openraft::Config::default()
     };

@@ -80,6 +80,10 @@ pub(super) async fn run(core: Arc<Core>, mut requests: Requests) {
         while let Ok(reader) = requests.try_recv() {
             readers.push(reader);
         }
+        if mutants::is_on(mutants::Mutant::ReadJoinsOlderRound) {
+            join_older_round(&core, readers, &mut requests).await;
+            continue;
+        }
         let core_of_round = core.clone();
         core.scope.spawn(async move {
             let deadline =
@@ -94,6 +98,19 @@ pub(super) async fn run(core: Arc<Core>, mut requests: Requests) {
             answer(readers, &published);
         });
     }
+}
+
+/// The mutant: whoever arrives while the round is under way gets its answer.
+async fn join_older_round(core: &Arc<Core>, mut readers: Vec<Reader>, requests: &mut Requests) {
+    let deadline = Instant::now() + Duration::from_millis(core.config.timing.read_timeout_ms);
+    let mut answered = core.place_read(deadline).await;
+    while let Ok(reader) = requests.try_recv() {
+        readers.push(reader);
+    }
+    if let Ok(index) = answered {
+        answered = core.wait_published(index, deadline).await.map(|()| index);
+    }
+    answer(readers, &answered);
 }
 
 fn answer(readers: Vec<Reader>, published: &Result<u64, ReadError>) {

@@ -7,6 +7,7 @@ use openraft::{RaftLogReader, RaftSnapshotBuilder, StorageError};
 use ruvector_cluster_storage::{Disk, MemRows, OpenOptions, RealDisk, Rows, SimDisk, SledRows};
 
 use super::*;
+use crate::codec;
 use crate::model::{KvMachine, KvView};
 use crate::runtime::Runtime;
 use crate::types::{Command, Entry, LogId, Payload, TypeConfig, Vote};
@@ -44,8 +45,11 @@ fn entry(term: u64, index: u64, text: &str) -> Entry {
     Entry { log_id: LogId::new(term.into(), index), payload: Payload::Normal(command) }
 }
 
+/// Appends under a vote of the last entry's term, as openraft does.
 async fn append(log: &mut LogStore, entries: Vec<Entry>) {
     use openraft::storage::RaftLogStorageExt;
+    let term = entries.last().map_or(0, |entry| entry.log_id.committed_leader_id().term);
+    log.save_vote(&Vote::new(term, 1)).await.unwrap();
     log.blocking_append(entries).await.unwrap();
 }
 
@@ -158,4 +162,103 @@ async fn a_vote_is_saved_after_the_appends_before_it() {
     let mut log = second.log;
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(2, 7)));
     assert_eq!(log.try_get_log_entries(0..9).await.unwrap(), [entry(1, 1, "a=1")]);
+}
+
+/// A closed directory with entries of term 2 under a vote of that term.
+async fn voted() -> SimDisk {
+    let disk = SimDisk::new();
+    let (mut first, storage) =
+        open(Arc::new(disk.clone()), Arc::new(MemRows::new()), KvView::default()).await;
+    append(&mut first.log, vec![entry(1, 1, "a=1"), entry(2, 2, "b=2")]).await;
+    storage.wal.close().await.unwrap();
+    disk.kill()
+}
+
+async fn refused(disk: SimDisk) -> String {
+    let rows = Arc::new(MemRows::new());
+    let mut storage = Storage::open(Arc::new(disk), rows, OpenOptions::new("n1")).await.unwrap();
+    let machine = Box::new(KvMachine::new(KvView::default()));
+    recover(&mut storage, machine).await.err().expect("refused").to_string()
+}
+
+#[tokio::test]
+async fn a_lost_vote_beside_a_log_is_refused() {
+    let disk = voted().await;
+    for name in slot_names(VOTE) {
+        disk.remove(&name).await.unwrap();
+    }
+    let refused = refused(disk.kill()).await;
+    assert!(refused.contains("vote-0.slot is damaged at byte 0: it and its twin hold no vote"), "{refused}");
+    assert!(refused.contains("let it join again"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_vote_older_than_the_log_is_refused() {
+    let disk = voted().await;
+    let slots = ruvector_cluster_storage::Slots::open(&disk, VOTE).await.unwrap();
+    slots.save(codec::encode("vote", &Vote::new(1, 1)).unwrap()).await.unwrap();
+    let refused = refused(disk.kill()).await;
+    assert!(refused.contains("it holds a vote of term 1, but the log has an entry of term 2"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_entry_that_founds_a_cluster_stands_before_any_vote() {
+    let disk = SimDisk::new();
+    let (mut first, storage) =
+        open(Arc::new(disk.clone()), Arc::new(MemRows::new()), KvView::default()).await;
+    let founding = Entry { log_id: LogId::new(0.into(), 0), payload: Payload::Blank };
+    use openraft::storage::RaftLogStorageExt;
+    first.log.blocking_append([founding]).await.unwrap();
+    storage.wal.close().await.unwrap();
+    drop((first, storage));
+    open(Arc::new(disk.kill()), Arc::new(MemRows::new()), KvView::default()).await;
+}
+
+#[tokio::test]
+async fn rows_without_room_stay_as_they_are_and_the_node_goes_on() {
+    let (disk, rows) = (SimDisk::new(), MemRows::new());
+    let (mut first, storage) = open(Arc::new(disk.clone()), Arc::new(rows.clone()), KvView::default()).await;
+    let writer = tokio::spawn({
+        let (trail, wal) = (first.trail.clone(), storage.wal.clone());
+        async move { trail.run(wal).await }
+    });
+    append(&mut first.log, vec![entry(1, 1, "a=1"), entry(1, 2, "a=2")]).await;
+    apply(&mut first.machine, vec![entry(1, 1, "a=1")]).await;
+    first.trail.stored().await;
+    rows.set_full(true);
+    apply(&mut first.machine, vec![entry(1, 2, "a=2")]).await;
+    tokio::time::timeout(std::time::Duration::from_millis(50), first.trail.stored()).await.unwrap_err();
+    assert!(!writer.is_finished(), "a full disk is no reason to stop");
+    assert_eq!(rows.load().await.unwrap().unwrap().applied, 1);
+    writer.abort();
+    storage.wal.close().await.unwrap();
+    drop((first, storage));
+    rows.set_full(false);
+    let view = KvView::default();
+    open(Arc::new(disk.kill()), Arc::new(rows), view.clone()).await;
+    assert_eq!(view.get("a"), Some(Bytes::from_static(b"1")), "the log has the rest");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_the_log_was_purged_behind_is_made_again_from_the_rows() {
+    let (disk, rows) = (SimDisk::new(), MemRows::new());
+    let (mut first, storage) = open(Arc::new(disk.clone()), Arc::new(rows.clone()), KvView::default()).await;
+    let entries: Vec<_> = (1..=3).map(|index| entry(1, index, "a=1")).collect();
+    append(&mut first.log, entries.clone()).await;
+    apply(&mut first.machine, entries).await;
+    store(&first.trail, &storage).await;
+    first.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    first.log.purge(LogId::new(1.into(), 2)).await.unwrap();
+    storage.wal.close().await.unwrap();
+    drop((first, storage));
+    let disk = disk.kill();
+    for name in disk.list().await.unwrap() {
+        if name.starts_with("snapshot-") {
+            disk.remove(&name).await.unwrap();
+        }
+    }
+    let view = KvView::default();
+    let (_second, storage) = open(Arc::new(disk), Arc::new(rows), view.clone()).await;
+    assert_eq!(view.get("a"), Some(Bytes::from_static(b"1")));
+    assert_eq!(storage.snapshots.latest().unwrap().index, 3);
 }

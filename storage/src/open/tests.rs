@@ -193,3 +193,23 @@ async fn a_log_that_begins_after_everything_else_ends_is_refused() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_voter_whose_log_files_are_gone_is_refused() {
+    let (disk, _) = directory(None, None, None).await;
+    let storage = open_sim(&disk, &MemRows::new()).await.unwrap();
+    storage.vote.save(body("vote")).await.unwrap();
+    storage.wal.close().await.unwrap();
+    drop(storage);
+    let disk = disk.kill();
+    for name in disk.list().await.unwrap() {
+        if name.starts_with("wal-") || name.starts_with("log-end") {
+            disk.remove(&name).await.unwrap();
+        }
+    }
+    let refused = refusal(open_sim(&disk, &MemRows::new()).await);
+    assert!(
+        refused.contains("wal-0000000000000001.log is damaged at byte 0: the log's files are missing"),
+        "{refused}"
+    );
+}

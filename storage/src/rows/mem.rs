@@ -1,4 +1,6 @@
 //! The model of [`Rows`] for simulations: in memory, it keeps what a crash would leave of the real ones.
+//!
+//! A killed process loses unwritten batches too, since sled gathers them in memory: [`MemRows::crash`] is for both.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +32,7 @@ struct Inner {
     /// Earlier states, oldest first.
     earlier: std::collections::VecDeque<Content>,
     invalidated: bool,
+    full: bool,
 }
 
 impl MemRows {
@@ -40,6 +43,11 @@ impl MemRows {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes later writes fail for want of room, or lifts that.
+    pub fn set_full(&self, full: bool) {
+        self.inner().full = full;
     }
 
     /// Power fails: what the next process finds, some batches back as `seed` says. The old rows are left as they are.
@@ -84,6 +92,9 @@ impl Rows for MemRows {
         for (key, value) in &batch.rows {
             check_size(key, value.as_deref().unwrap_or_default())?;
         }
+        if inner.full {
+            return Err(RowsError::Full { dir: "memory".to_owned() });
+        }
         inner.remember();
         for (key, value) in batch.rows {
             match value {
@@ -111,6 +122,8 @@ impl Rows for MemRows {
             replaced.insert(key, value);
         }
         let mut inner = self.inner();
+        // A crash from here on may also leave what stood between the mark and the last row.
+        inner.remember();
         inner.content = Content { rows: replaced, stand: Some((applied, position)) };
         inner.invalidated = false;
         Ok(())

@@ -18,10 +18,14 @@ use std::hash::Hasher;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes};
+use rustix::fs::FlockOperation;
 use twox_hash::XxHash64;
+
+use crate::disk::is_full;
 
 use super::{MAX_KEY_BYTES, Rows, RowsBatch, RowsError, RowsImage, RowsIter, check_size};
 
@@ -32,6 +36,9 @@ const META_BYTES: usize = 30;
 const PIECE_BYTES: usize = 48 << 10;
 /// What sled may keep in memory.
 const CACHE_BYTES: u64 = 64 << 20;
+/// How often, and how long apart, it is looked whether sled has let go: 5 s in all.
+const CLOSED_TRIES: u32 = 1_000;
+const CLOSED_PAUSE: Duration = Duration::from_millis(5);
 /// Rows that go into one sled batch while everything is replaced.
 const REPLACE_BATCH: usize = 1_000;
 
@@ -87,6 +94,13 @@ impl SledRows {
     }
 }
 
+fn failed_sled(dir: &Path, error: ::sled::Error) -> RowsError {
+    match &error {
+        ::sled::Error::Io(io) if is_full(io) => RowsError::Full { dir: dir.display().to_string() },
+        _ => failed(dir, error),
+    }
+}
+
 fn failed(dir: &Path, source: impl std::error::Error + Send + Sync + 'static) -> RowsError {
     RowsError::Failed { dir: dir.display().to_string(), source: Box::new(source) }
 }
@@ -94,13 +108,24 @@ fn failed(dir: &Path, source: impl std::error::Error + Send + Sync + 'static) ->
 #[async_trait]
 impl Rows for SledRows {
     async fn load(&self) -> Result<Option<RowsImage>, RowsError> {
-        self.blocking(|dir, slot| {
+        let loaded = self.blocking(|dir, slot| {
             if slot.is_none() {
                 *slot = Some(open(dir)?);
             }
             slot.as_mut().ok_or(RowsError::NoBase)?.load(dir)
-        })
-        .await
+        });
+        match loaded.await {
+            Err(RowsError::Failed { source, .. }) if is_unreadable(source.as_ref()) => {
+                tracing::warn!(error = %source, "the rows can't be read; they are built anew");
+                self.blocking(|dir, slot| {
+                    drop(slot.take());
+                    begin_anew(dir).map_err(|e| failed(dir, e))?;
+                    slot.insert(open(dir)?).load(dir)
+                })
+                .await
+            }
+            loaded => loaded,
+        }
     }
 
     async fn write(&self, batch: RowsBatch) -> Result<(), RowsError> {
@@ -116,13 +141,40 @@ impl Rows for SledRows {
     }
 }
 
+/// Whether damaged files are the cause: sled says so, or panicked over them.
+fn is_unreadable(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(join) = error.downcast_ref::<tokio::task::JoinError>() {
+        return join.is_panic();
+    }
+    matches!(error.downcast_ref(), Some(::sled::Error::Corruption { .. } | ::sled::Error::ReportableBug(_)))
+}
+
+/// Waits until sled's threads have let go of files that were closed a moment ago in this process, as they do some time
+/// after the database is dropped. (Another process can't have them: the data directory is locked.)
+pub(super) fn wait_closed(dir: &Path) -> io::Result<()> {
+    let Ok(lock) = fs::File::open(dir.join("db")) else { return Ok(()) };
+    for _ in 0..CLOSED_TRIES {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(CLOSED_PAUSE),
+            other => return other.map_err(Into::into),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "the rows are still open"))
+}
+
+fn begin_anew(dir: &Path) -> io::Result<()> {
+    wait_closed(dir)?;
+    remove_dir(dir)
+}
+
 fn open(dir: &Path) -> Result<Tree, RowsError> {
     let io = |e: io::Error| failed(dir, e);
     let marker = dir.with_extension("opening");
     if marker.exists() {
         tracing::warn!(dir = %dir.display(), "an earlier open of the rows did not end; they are built anew");
-        remove_dir(dir).map_err(io)?;
+        begin_anew(dir).map_err(io)?;
     }
+    wait_closed(dir).map_err(io)?;
     fs::write(&marker, b"").map_err(io)?;
     remove_half_snapshots(dir).map_err(io)?;
     let opened = match open_sled(dir) {
@@ -132,7 +184,7 @@ fn open(dir: &Path) -> Result<Tree, RowsError> {
             | ::sled::Error::ReportableBug(_),
         ) => {
             tracing::warn!(dir = %dir.display(), "the rows are unreadable; they are built anew");
-            remove_dir(dir).map_err(io)?;
+            begin_anew(dir).map_err(io)?;
             open_sled(dir)
         }
         opened => opened,
@@ -342,7 +394,7 @@ impl Tree {
             (pieces..old_pieces).for_each(|piece| batch.remove(piece_key(&prefix, piece)));
         }
         batch.insert(META_KEY, stand.encode());
-        self.tree.apply_batch(batch).map_err(|e| failed(dir, e))?;
+        self.tree.apply_batch(batch).map_err(|e| failed_sled(dir, e))?;
         self.stand = stand;
         Ok(())
     }

@@ -96,13 +96,19 @@ async fn large_values_come_back_whole_and_leave_nothing_behind() {
         assert_eq!(found.rows, [(b"k".to_vec(), value(bytes)), (b"kk".to_vec(), value(bytes))]);
     }
     drop(rows);
-    let db = ::sled::open(&dir).unwrap();
+    let db = raw(&dir);
     assert_eq!(db.open_tree("rows").unwrap().len(), 3);
+}
+
+/// sled's own database, once its threads have let go of it.
+fn raw(dir: &Path) -> ::sled::Db {
+    sled::wait_closed(dir).unwrap();
+    ::sled::open(dir).unwrap()
 }
 
 /// Changes sled's rows behind the back of [`SledRows`].
 fn tamper(dir: &Path, change: impl FnOnce(&::sled::Tree)) {
-    let db = ::sled::open(dir).unwrap();
+    let db = raw(dir);
     change(&db.open_tree("rows").unwrap());
     db.flush().unwrap();
 }
@@ -186,4 +192,43 @@ fn the_position_row_keeps_its_format() {
             .concat()
     );
     assert_eq!(Stand::decode(&bytes), Ok(Some(stand)));
+}
+
+/// sled's threads hold the files for a while after the database is dropped.
+#[tokio::test]
+async fn rows_that_were_closed_a_moment_ago_are_opened_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("rows");
+    written(&dir).await;
+    for applied in 2..30 {
+        let rows = SledRows::new(dir.clone());
+        assert_eq!(rows.load().await.unwrap().map(|image| image.applied), Some(applied - 1));
+        rows.write(batch(applied, vec![row("a", &"x".repeat(10_000))])).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_models_crash_may_find_rows_half_replaced_and_takes_none_of_them() {
+    let rows = MemRows::new();
+    rows.load().await.unwrap();
+    rows.write(batch(1, vec![row("a", "1")])).await.unwrap();
+    let replaced = vec![(b"b".to_vec(), Bytes::from_static(b"2"))];
+    rows.replace_all(Box::new(replaced.into_iter()), 2, Bytes::new()).await.unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        found.insert(rows.crash(seed).load().await.unwrap().map(|image| (image.applied, image.rows.len())));
+    }
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [None, Some((1, 1)), Some((2, 1))]);
+}
+
+#[tokio::test]
+async fn a_model_without_room_refuses_and_keeps_what_it_has() {
+    let rows = MemRows::new();
+    rows.load().await.unwrap();
+    rows.write(batch(1, vec![row("a", "1")])).await.unwrap();
+    rows.set_full(true);
+    let refused = rows.write(batch(2, vec![row("a", "2")])).await.unwrap_err();
+    assert!(matches!(refused, RowsError::Full { .. }), "{refused}");
+    rows.set_full(false);
+    assert_eq!(rows.load().await.unwrap(), Some(image(1, &[("a", "1")])));
 }

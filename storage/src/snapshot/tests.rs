@@ -157,3 +157,20 @@ async fn what_arrives_damaged_or_short_is_refused_and_not_kept() {
     assert!(open(&disk).await.unwrap().latest().is_none());
     assert!(disk.list().await.unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_this_node_waits_for_room_and_is_whole_then() {
+    let disk = SimDisk::new();
+    let store = open(&disk).await.unwrap();
+    disk.set_capacity(Some(100_000));
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move { write(&store, 7).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert!(!writing.is_finished());
+    assert!(store.latest().is_none());
+    disk.set_capacity(None);
+    assert_whole(&writing.await.unwrap()).await;
+    assert_whole(&open(&disk.crash(1)).await.unwrap().latest().unwrap()).await;
+}

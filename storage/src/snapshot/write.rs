@@ -1,15 +1,23 @@
 //! Writing a snapshot: of this node's own state, or one that another node sends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::format::{self, MAX_PART_BYTES, Scan};
 use super::{SnapshotError, SnapshotFile, SnapshotStore};
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, is_full};
 
 /// How much is gathered until it is written, in bytes.
 const GATHER_BYTES: usize = 256 << 10;
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+
+async fn hold(file: &str) {
+    tracing::warn!(file, "the disk is full: the snapshot waits for room");
+    tokio::time::sleep(FULL_RETRY).await;
+}
 
 /// A temporary file and how far it is written.
 struct Output {
@@ -34,6 +42,16 @@ impl Output {
         Ok(())
     }
 
+    /// As [`Output::write`], and waits while the disk is full: a node that makes a snapshot goes on without it.
+    async fn write_held(&mut self, bytes: Bytes) -> Result<(), SnapshotError> {
+        loop {
+            match self.write(bytes.clone()).await {
+                Err(SnapshotError::Io { source, .. }) if is_full(&source) => hold(&self.name).await,
+                written => return written,
+            }
+        }
+    }
+
     async fn adopt(self, index: u64) -> Result<SnapshotFile, SnapshotError> {
         self.file.sync_data().await.map_err(SnapshotError::io("sync", &self.name))?;
         self.store.adopt(&self.name, self.number, index).await
@@ -56,8 +74,13 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     pub(super) async fn begin(store: SnapshotStore, index: u64, meta: Bytes) -> Result<Self, SnapshotError> {
-        let mut output = Output::begin(store).await?;
-        output.write(format::encode_header(index, &meta)).await?;
+        let mut output = loop {
+            match Output::begin(store.clone()).await {
+                Err(SnapshotError::Io { source, .. }) if is_full(&source) => hold("a new file").await,
+                begun => break begun?,
+            }
+        };
+        output.write_held(format::encode_header(index, &meta)).await?;
         Ok(Self { output, index, gathered: BytesMut::new(), parts: 0, bytes: 0 })
     }
 
@@ -83,7 +106,7 @@ impl SnapshotWriter {
             self.bytes += part.len() as u64;
         }
         self.gathered.clear();
-        self.output.write(out.freeze()).await
+        self.output.write_held(out.freeze()).await
     }
 
     /// Ends the content: the snapshot is durable, and the newest of its index, when this returns.
@@ -94,7 +117,7 @@ impl SnapshotWriter {
         self.flush().await?;
         let mut end = BytesMut::new();
         format::encode_end(self.parts, self.bytes, &mut end);
-        self.output.write(end.freeze()).await?;
+        self.output.write_held(end.freeze()).await?;
         self.output.adopt(self.index).await
     }
 }

@@ -30,16 +30,29 @@ pub(super) fn segment_name(number: u64) -> String {
 }
 
 /// The number of the segment in a file of this name.
-pub(crate) fn segment_number(name: &str) -> Option<u64> {
+fn segment_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("wal-")?.strip_suffix(".log")?;
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}
+
+pub(crate) fn first_segment_name() -> String {
+    segment_name(1)
+}
+
+pub(crate) fn is_segment(name: &str) -> bool {
+    segment_number(name).is_some()
 }
 
 pub(super) fn failed(what: String) -> impl FnOnce(io::Error) -> WalError {
     move |source| WalError::Failed { what, source: Arc::new(source) }
 }
 
-pub(super) async fn recover(disk: &Arc<dyn Disk>, options: &WalOptions) -> Result<Recovered, WalError> {
+/// Reads the log. `marked` is how many parts it had when it was last closed.
+pub(super) async fn recover(
+    disk: &Arc<dyn Disk>,
+    options: &WalOptions,
+    marked: Option<u64>,
+) -> Result<Recovered, WalError> {
     let listing = failed(format!("cannot list {}", disk.describe("")));
     let mut numbers: Vec<u64> =
         disk.list().await.map_err(listing)?.iter().filter_map(|n| segment_number(n)).collect();
@@ -47,7 +60,7 @@ pub(super) async fn recover(disk: &Arc<dyn Disk>, options: &WalOptions) -> Resul
     let mut replay = Replay {
         disk,
         salt: options.salt,
-        floor: options.floor,
+        known: Known { floor: options.floor, parts: marked.unwrap_or(0) },
         recovered: Recovered {
             index: Index::default(),
             segments: BTreeMap::new(),
@@ -59,18 +72,19 @@ pub(super) async fn recover(disk: &Arc<dyn Disk>, options: &WalOptions) -> Resul
     };
     let (leftover, live) = numbers.split_at(contiguous_from(&numbers));
     let unused = replay.unused_last(live).await?;
+    check_active_is_there(disk, &numbers, live.len() - usize::from(unused))?;
     replay.recovered.next_number = numbers.last().map_or(1, |last| last + u64::from(!unused));
     for (at, number) in live[..live.len() - usize::from(unused)].iter().enumerate() {
         let last = at + 1 + usize::from(unused) == live.len();
         replay.segment(*number, at == 0, last).await?;
     }
-    let mut recovered = replay.recovered;
+    let (mut recovered, known) = (replay.recovered, replay.known);
     if let Some(missing) = recovered.index.first_missing() {
         let first = live.first().copied().unwrap_or(1);
         let file = disk.describe(&segment_name(first.saturating_sub(1)));
         return Err(Damage::new(file, 0, format!("the file with log entry {missing} is missing")).into());
     }
-    check_floor(disk, &recovered, options.floor)?;
+    known.check(disk, &recovered)?;
     // Only now is it certain that the older files beyond a gap are not needed: their removal was under way.
     let stale = leftover.iter().chain(live.last().filter(|_| unused));
     for number in stale {
@@ -90,23 +104,50 @@ fn contiguous_from(numbers: &[u64]) -> usize {
     from
 }
 
-fn check_floor(disk: &Arc<dyn Disk>, recovered: &Recovered, floor: Option<u64>) -> Result<(), WalError> {
-    let extent = &recovered.index.extent;
-    let committed = extent.committed.as_ref().map(|c| c.0);
-    let Some(floor) = floor.max(committed) else { return Ok(()) };
-    if extent.end().is_some_and(|end| end >= floor) {
-        return Ok(());
+/// A segment is allocated only once the one before is in use, and that one stays until another is: an unused last segment
+/// without its predecessor says that the newest part of the log was taken away.
+fn check_active_is_there(disk: &Arc<dyn Disk>, numbers: &[u64], in_use: usize) -> Result<(), WalError> {
+    match numbers.last() {
+        Some(last) if in_use == 0 && *last > 1 => {
+            let file = disk.describe(&segment_name(last - 1));
+            Err(Damage::new(file, 0, "the file with the end of the log is missing").into())
+        }
+        _ => Ok(()),
     }
-    let (number, offset) = recovered.end.unwrap_or((recovered.next_number.saturating_sub(1), 0));
-    let ends = extent.end().map_or("is empty".to_owned(), |end| format!("ends at entry {end}"));
-    let why = format!("the log {ends}, but entry {floor} was committed");
-    Err(Damage::new(disk.describe(&segment_name(number)), offset, why).into())
+}
+
+/// What the log must hold, by what is known from elsewhere.
+struct Known {
+    /// An index that was committed or applied.
+    floor: Option<u64>,
+    /// Parts that were on disk when the log was last closed.
+    parts: u64,
+}
+
+impl Known {
+    fn check(&self, disk: &Arc<dyn Disk>, recovered: &Recovered) -> Result<(), WalError> {
+        let extent = &recovered.index.extent;
+        let (number, offset) = recovered.end.unwrap_or((recovered.next_number.saturating_sub(1).max(1), 0));
+        let refuse = |why: String| Err(Damage::new(disk.describe(&segment_name(number)), offset, why).into());
+        let floor = self.floor.max(extent.committed.as_ref().map(|c| c.0));
+        if let Some(floor) = floor
+            && extent.end().is_none_or(|end| end < floor)
+        {
+            let ends = extent.end().map_or("is empty".to_owned(), |end| format!("ends at entry {end}"));
+            return refuse(format!("the log {ends}, but entry {floor} was committed"));
+        }
+        if recovered.sequence < self.parts {
+            let lost = self.parts - recovered.sequence;
+            return refuse(format!("the last {lost} parts that the log had when it was closed are missing"));
+        }
+        Ok(())
+    }
 }
 
 struct Replay<'a> {
     disk: &'a Arc<dyn Disk>,
     salt: u64,
-    floor: Option<u64>,
+    known: Known,
     recovered: Recovered,
     /// The segment before, and where it ends.
     previous_end: (String, u64),
@@ -271,7 +312,7 @@ impl Replay<'_> {
             return Err(Damage::new(&segment.name, offset as u64, why).into());
         }
         // What is refused is left as it was.
-        check_floor(self.disk, &self.recovered, self.floor)?;
+        self.known.check(self.disk, &self.recovered)?;
         tracing::warn!(file = segment.name, offset, "cut an unfinished write at the end of the log");
         let what = || failed(format!("cannot cut {}", segment.name));
         segment.file.truncate(offset as u64).await.map_err(what())?;

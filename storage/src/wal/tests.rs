@@ -39,13 +39,12 @@ async fn entries(wal: &Wal) -> Vec<u64> {
     all.into_iter().map(|(index, _)| index).collect()
 }
 
-/// A closed log of these entries, each in a frame of its own.
+/// A log of these entries, each in a frame of its own, as a process that is killed leaves it.
 async fn written(range: Range<u64>) -> SimDisk {
     let disk = SimDisk::new();
     let wal = open(&disk).await.unwrap();
     append_durable(&wal, range).await;
-    wal.close().await.unwrap();
-    disk
+    disk.kill()
 }
 
 fn damage(outcome: Result<Wal, WalError>) -> Damage {
@@ -404,4 +403,92 @@ async fn a_reset_is_durable_only_when_it_is_written() {
     assert_eq!(wal.durable_index(), Some(1));
     reset.await.unwrap();
     assert_eq!(wal.durable_index(), Some(9));
+}
+
+/// The log's file `name`, cut where entry `from` begins a part, as if the rest had never been written.
+async fn cut_before(disk: &SimDisk, name: &str, from: u64) {
+    let content = disk.content(name).unwrap();
+    let text = body(from);
+    let entry = content.windows(text.len()).position(|window| window == text).unwrap();
+    let part = entry - frame::RECORD_BYTES - frame::FRAME_BYTES;
+    disk.damage(name, part, &vec![0; content.len() - part]);
+}
+
+#[tokio::test]
+async fn a_closed_log_that_was_cut_between_two_parts_is_refused() {
+    let name = "wal-0000000000000001.log";
+    for closed in [false, true] {
+        let disk = written(0..6).await;
+        if closed {
+            open(&disk).await.unwrap().close().await.unwrap();
+        }
+        let disk = disk.kill();
+        cut_before(&disk, name, 4).await;
+        let found = disk.content(name);
+        match open(&disk).await {
+            Ok(wal) => {
+                assert!(!closed);
+                assert_eq!(entries(&wal).await, (0..4).collect::<Vec<_>>());
+            }
+            Err(error) => {
+                assert!(closed, "{error}");
+                assert!(
+                    error.to_string().contains("the last 2 parts that the log had when it was closed"),
+                    "{error}"
+                );
+                assert_eq!(disk.content(name), found, "what is refused is left as it was");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_goes_on_after_each_close_and_after_a_kill_between() {
+    let mut disk = written(0..3).await;
+    for round in 1..5 {
+        let wal = open(&disk).await.unwrap();
+        append_durable(&wal, round * 3..round * 3 + 3).await;
+        if round % 2 == 0 {
+            wal.close().await.unwrap();
+        }
+        disk = disk.crash(round);
+    }
+    assert_eq!(entries(&open(&disk).await.unwrap()).await, (0..15).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_damaged_end_mark_is_refused_and_a_missing_one_is_not() {
+    let marks = ["log-end-0.slot", "log-end-1.slot"];
+    let closed = async || {
+        let disk = written(0..3).await;
+        open(&disk).await.unwrap().close().await.unwrap();
+        disk.kill()
+    };
+    let disk = closed().await;
+    disk.damage(marks[0], 26, b"X");
+    open(&disk).await.unwrap();
+    let disk = closed().await;
+    marks.iter().for_each(|mark| disk.damage(mark, 26, b"X"));
+    assert!(damage(open(&disk).await).file.contains("log-end"));
+    let disk = closed().await;
+    for mark in marks {
+        disk.remove(mark).await.unwrap();
+    }
+    open(&disk).await.unwrap();
+}
+
+/// The newest segment in use is gone, and the one that was allocated behind it is still there.
+#[tokio::test]
+async fn an_unused_segment_without_its_predecessor_does_not_pass_for_an_empty_log() {
+    for last in [20, 200] {
+        let disk = written(0..last).await;
+        let names = disk.list().await.unwrap();
+        let segments: Vec<&String> = names.iter().filter(|name| recover::is_segment(name)).collect();
+        let active = segments[segments.len() - 2];
+        disk.remove(active).await.unwrap();
+        let damage = damage(open(&disk).await);
+        assert!(damage.file.ends_with(active.as_str()) && damage.why.contains("missing"), "{damage}");
+        let left = disk.list().await.unwrap();
+        assert!(segments.iter().all(|name| *name == active || left.contains(name)), "{left:?}");
+    }
 }

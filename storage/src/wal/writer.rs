@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
+use super::end_mark::EndMark;
 use super::frame::{self, HEAD_BYTES, Record};
 use super::index::{Extent, Place};
 use super::recover::{Recovered, failed, segment_name};
@@ -30,6 +31,7 @@ pub(super) struct Writer {
     next_number: u64,
     /// The segment that comes next, allocated.
     spare: Option<(u64, Segment)>,
+    end_mark: EndMark,
 }
 
 struct Active {
@@ -62,6 +64,7 @@ impl Writer {
         disk: Arc<dyn Disk>,
         options: &WalOptions,
         recovered: &Recovered,
+        end_mark: EndMark,
     ) -> Result<Self, WalError> {
         let mut next_number = recovered.next_number;
         let (active, fresh) = match recovered
@@ -84,6 +87,7 @@ impl Writer {
             active,
             next_number,
             spare: None,
+            end_mark,
         };
         if fresh {
             let begin = writer.encode_beginning();
@@ -135,7 +139,7 @@ impl Writer {
                     self.prepare_spare(shared).await?;
                     continue;
                 }
-                Work::Closed => return Ok(()),
+                Work::Closed => return self.end_mark.save(self.sequence).await,
             };
             match self.write(shared, &batch.records).await {
                 Ok(frame) => self.finish(shared, batch, &frame).await?,
@@ -217,7 +221,12 @@ impl Writer {
     async fn write_held(&self, shared: &Shared, offset: u64, bytes: Bytes) -> Result<(), WalError> {
         let segment = &self.active.segment;
         loop {
-            match segment.file.write_synced(offset, bytes.clone()).await {
+            let written = if mutants::is_on(mutants::Mutant::AckBeforeFsync) {
+                segment.file.write_at(offset, bytes.clone()).await.map_err(WriteSyncError::Write)
+            } else {
+                segment.file.write_synced(offset, bytes.clone()).await
+            };
+            match written {
                 Ok(()) => return Ok(()),
                 Err(WriteSyncError::Write(e)) if is_full(&e) => hold(shared, &segment.name).await,
                 Err(WriteSyncError::Write(e)) => {

@@ -1,15 +1,16 @@
 //! A cluster of small key-value machines, each on a disk of its own that outlives crashes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ruvector_cluster_storage::{MemRows, OpenOptions, SimDisk, Storage};
+use ruvector_cluster_storage::{MemRows, OpenError, OpenOptions, RealDisk, SimDisk, SledRows, Storage};
 use tokio::time::Instant;
 
 use crate::config::{Compaction, NodeConfig, Timing};
-use crate::error::ProposeError;
+use crate::error::{ProposeError, StartError};
 use crate::http::HttpTransport;
 use crate::memory::MemoryNetwork;
 use crate::model::{KvMachine, KvView};
@@ -47,6 +48,9 @@ pub(super) struct Cluster {
     pub(super) size: usize,
     pub(super) members: BTreeMap<usize, Member>,
     pub(super) adjust: fn(usize, &mut NodeConfig),
+    /// Nodes that are on real files, in these directories.
+    pub(super) real: BTreeMap<usize, PathBuf>,
+    pub(super) segment_bytes: u64,
 }
 
 impl Drop for Cluster {
@@ -88,7 +92,17 @@ impl Cluster {
     }
 
     fn new(wires: Wires, base_port: u16, size: usize) -> Self {
-        Self { wires, base_port, size, members: BTreeMap::new(), adjust: |_, _| {} }
+        // A simulated disk holds its files in memory, more than once.
+        let segment_bytes = 256 << 10;
+        Self {
+            wires,
+            base_port,
+            size,
+            members: BTreeMap::new(),
+            adjust: |_, _| {},
+            real: BTreeMap::new(),
+            segment_bytes,
+        }
     }
 
     pub(super) fn client(&self, at: usize) -> String {
@@ -140,6 +154,29 @@ impl Cluster {
 
     /// Starts a node on its disk as it is, or on a new one.
     pub(super) async fn start(&mut self, at: usize) {
+        let storage = self.open(at).await.unwrap();
+        self.start_on(at, storage).await.unwrap();
+    }
+
+    /// Opens the node's files.
+    pub(super) async fn open(&mut self, at: usize) -> Result<Storage, OpenError> {
+        let name = self.config(at).name;
+        let options = OpenOptions { segment_bytes: self.segment_bytes, ..OpenOptions::new(name) };
+        if let Some(dir) = self.real.get(&at) {
+            let rows = Arc::new(SledRows::new(dir.join("rows")));
+            return Storage::open(Arc::new(RealDisk::new(dir.clone())), rows, options).await;
+        }
+        let member = self.members.entry(at).or_insert_with(|| Member {
+            disk: SimDisk::new(),
+            rows: MemRows::new(),
+            view: KvView::default(),
+            node: None,
+        });
+        Storage::open(Arc::new(member.disk.clone()), Arc::new(member.rows.clone()), options).await
+    }
+
+    /// Starts the node on its open files.
+    pub(super) async fn start_on(&mut self, at: usize, storage: Storage) -> Result<(), StartError> {
         let transport: Arc<dyn Transport> = match &mut self.wires {
             Wires::Memory(network) => {
                 network.transport(&format!("127.0.0.1:{}", self.base_port + 1_000 + at as u16))
@@ -155,15 +192,12 @@ impl Cluster {
             Some(Member { disk, rows, .. }) => (disk, rows),
             None => (SimDisk::new(), MemRows::new()),
         };
-        // A simulated disk holds its files in memory, more than once.
-        let options = OpenOptions { segment_bytes: 256 << 10, ..OpenOptions::new(&config.name) };
-        let storage = Storage::open(Arc::new(disk.clone()), Arc::new(rows.clone()), options);
-        let storage = storage.await.unwrap();
         let view = KvView::default();
         let machine = Box::new(KvMachine::new(view.clone()));
         let app = Arc::new(Echo(config.name.clone()));
-        let node = Node::start(config, storage, machine, transport, app).await.unwrap();
+        let node = Node::start(config, storage, machine, transport, app).await?;
         self.members.insert(at, Member { disk, rows, view, node: Some(node) });
+        Ok(())
     }
 
     /// Starts all in this order.
@@ -211,7 +245,7 @@ impl Cluster {
         }
     }
 
-    fn describe(&self) -> Vec<String> {
+    pub(super) fn describe(&self) -> Vec<String> {
         self.running()
             .map(|(at, node)| format!("{at}: {:?} {:?}", *node.phase().borrow(), node.status()))
             .collect()
