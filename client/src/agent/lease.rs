@@ -1,5 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mutants::{Mutant, is_on};
+
 use crate::clock::Clock;
 use crate::ids::{Incarnation, Revision};
 
@@ -26,7 +28,7 @@ impl Lease {
     /// A heartbeat sent at `sent_ms` was answered with a grant of `lease_ms` that names `assigned`.
     pub fn granted(&mut self, sent_ms: u64, lease_ms: u64, assigned: Revision) {
         let grant = Grant { assigned, until_ms: sent_ms.saturating_add(lease_ms) };
-        if assigned <= self.installed {
+        if assigned <= self.installed || is_on(Mutant::GrantBeforeInstalled) {
             self.until_ms = self.until_ms.max(grant.until_ms);
             return;
         }
