@@ -31,7 +31,7 @@ const SUSPECT_AFTER_HALF_BEATS: u64 = 5;
 const HOLD_LEASES: u64 = 4;
 
 /// All data nodes' leases, as the leader counts them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Liveness {
     /// Length of a lease as the node counts it.
     lease_ms: u64,
@@ -41,7 +41,7 @@ pub struct Liveness {
 }
 
 /// One node's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct NodeLease {
     incarnation: Incarnation,
     /// Last heartbeat or registration received, or when this leader began.

@@ -11,14 +11,14 @@ const MAX_PENDING_GRANTS: usize = 64;
 
 /// The lease of one session, counted as rule 4 of DESIGN.md, section 5, says. Pure: times are passed in, in
 /// milliseconds of the boot clock.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Lease {
     installed: Revision,
     until_ms: u64,
     pending: Vec<Grant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Grant {
     assigned: Revision,
     until_ms: u64,
