@@ -1,6 +1,9 @@
 //! A schedule without faults: everything arrives, clocks go on, nodes start again. From every state it must lead to a primary that
 //! acknowledges a write. It also makes the states in which explorations begin.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::ghost::Rule;
 use crate::node::SHARD;
 use crate::scenario::{AtOnce, Before, Scenario};
 use crate::world::{NODES, World};
@@ -62,9 +65,25 @@ impl World {
         (0..NODES).filter(seats).all(is_gone)
     }
 
-    /// The state in which the scenario's exploration begins; none when its prefix doesn't come about.
-    pub(crate) fn begin_of(scenario: &Scenario) -> Option<Self> {
+    /// The state in which the scenario's exploration begins: where its prefix ends, or where it breaks a rule.
+    ///
+    /// # Errors
+    /// How far it came, when the prefix doesn't come about.
+    pub(crate) fn begin_of(scenario: &Scenario) -> Result<Self, Box<Self>> {
         let mut world = Self::new(scenario);
+        let came = catch_unwind(AssertUnwindSafe(|| world.come_to_begin(scenario)));
+        if came.is_err() {
+            world.ghost.broke(Rule::StateHolds, "it panics before the exploration begins");
+        }
+        world.at_once = scenario.at_once;
+        world.whole = scenario.whole;
+        world.left = scenario.bounds;
+        let is_there = matches!(came, Ok(Some(()))) || world.ghost.broken.is_some();
+        if is_there { Ok(world) } else { Err(Box::new(world)) }
+    }
+
+    fn come_to_begin(&mut self, scenario: &Scenario) -> Option<()> {
+        let world = self;
         for _ in 0..MAX_TICKS {
             world.calm();
             if world.leader_of_shard().is_some() && world.ghost.opened {
@@ -84,10 +103,7 @@ impl World {
         for step in scenario.prefix {
             world.come_to(*step)?;
         }
-        world.at_once = scenario.at_once;
-        world.whole = scenario.whole;
-        world.left = scenario.bounds;
-        Some(world)
+        Some(())
     }
 
     /// The first node of the in-sync set that does not lead.

@@ -17,7 +17,8 @@ impl Space {
     /// The space of a scenario; none when its beginning does not come about, which is a defect of its own.
     #[must_use]
     pub fn new(scenario: &Scenario) -> Option<Self> {
-        Some(Self { scenario: *scenario, begin: vec![World::begin_of(scenario)?] })
+        let begin = World::begin_of(scenario).ok();
+        Some(Self { scenario: *scenario, begin: vec![begin?] })
     }
 
     /// Whether this state is one of those that are asked whether something good can still happen.

@@ -138,6 +138,13 @@ impl World {
         outcome
     }
 
+    /// What is proposed, or would be, for people.
+    pub(crate) fn decided(&self) -> Vec<Command> {
+        let decision = self.control.decision(self.now_ms, self.scope());
+        let decided = decision.map(|(_, decision)| decision.commands).unwrap_or_default();
+        self.control.proposals.iter().cloned().chain(decided).collect()
+    }
+
     pub(crate) fn may_decide(&self) -> bool {
         self.control.decision(self.now_ms, self.scope()).is_some()
     }

@@ -9,7 +9,8 @@ use crate::world::World;
 #[test]
 fn every_scenario_begins_in_a_state_from_which_something_good_can_happen() {
     for scenario in ALL {
-        let world = World::begin_of(scenario).unwrap_or_else(|| panic!("{} begins", scenario.name));
+        let world = World::begin_of(scenario)
+            .unwrap_or_else(|world| panic!("{} begins:\n{}", scenario.name, world.told()));
         assert!(world.ghost.broken.is_none(), "{}: {}", scenario.name, world.told());
         assert!(world.can_do_good(), "{}: {}", scenario.name, world.told());
     }

@@ -133,7 +133,8 @@ impl World {
                 return;
             }
         }
-        self.ghost.broke(crate::ghost::Rule::StateHolds, "what happens at once never ends");
+        let how = format!("what happens at once never ends: {:?}", self.decided());
+        self.ghost.broke(crate::ghost::Rule::StateHolds, how);
     }
 
     fn settle_one(&mut self) -> bool {
@@ -149,13 +150,10 @@ impl World {
         if at_once.installs && (0..NODES).any(|at| self.install(at)) {
             return true;
         }
-        if at_once.proposals && self.propose_next() {
+        if at_once.beats && (0..NODES).any(|at| self.beat(at)) {
             return true;
         }
-        if at_once.decisions && self.decide() {
-            return true;
-        }
-        at_once.beats && (0..NODES).any(|at| self.beat(at))
+        (at_once.proposals && self.propose_next()) || (at_once.decisions && self.decide())
     }
 
     fn is_at_once(&self, message: &Message) -> bool {
