@@ -3,10 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use ruvector_cluster_client::replica::wire::Request;
+
 use crate::ghost::Rule;
 use crate::node::SHARD;
 use crate::scenario::{AtOnce, Before, Scenario};
-use crate::world::{NODES, World};
+use crate::world::{Message, NODES, World};
 
 /// Steps of the clock within which something good happens: the longest wait is for a taken name, of four leases.
 const MAX_TICKS: usize = 40;
@@ -113,16 +115,40 @@ impl World {
         (0..NODES).find(|at| shard.in_sync.contains(&self.nodes[*at].name) && Some(*at) != leader)
     }
 
+    /// The first message of a kind arrives.
+    fn deliver_first(&mut self, is_meant: impl Fn(&Message) -> bool) -> Option<()> {
+        let place = self.net.iter().position(|message| is_meant(message))?;
+        let message = self.net.remove(place);
+        self.deliver(&message);
+        self.settle();
+        Some(())
+    }
+
+    fn move_to_spare(&mut self) -> Option<()> {
+        let shard = self.control.metadata.shard(SHARD)?;
+        let spare = (0..NODES).find(|at| shard.role_of(&self.nodes[*at].name).is_none())?;
+        self.migrate(spare).then_some(())?;
+        self.at_once = AtOnce { requests: false, reports: false, ..AtOnce::ALL };
+        self.settle();
+        Some(())
+    }
+
     fn come_to(&mut self, step: Before) -> Option<()> {
         let leader = self.leader_of_shard()?;
         match step {
-            Before::MoveToSpare => {
-                let shard = self.control.metadata.shard(SHARD)?;
-                let spare = (0..NODES).find(|at| shard.role_of(&self.nodes[*at].name).is_none())?;
-                self.migrate(spare).then_some(())?;
-                self.at_once = AtOnce { requests: false, reports: false, ..AtOnce::ALL };
+            Before::MoveToSpare => self.move_to_spare(),
+            Before::MoveToSpareCopying => {
+                self.move_to_spare()?;
+                self.at_once = AtOnce { requests: false, ..AtOnce::ALL };
                 self.settle();
-                Some(())
+                let is_chunk = |message: &Message| matches!(message, Message::Request { request, .. } if matches!(request, Request::Chunk { .. }));
+                for _ in 0..MAX_TICKS {
+                    if self.net.iter().any(|message| is_chunk(message)) {
+                        return Some(());
+                    }
+                    self.deliver_first(|_| true);
+                }
+                None
             }
             Before::HandOver => {
                 let follower = self.follower()?;
@@ -131,18 +157,38 @@ impl World {
                 self.settle();
                 Some(())
             }
-            Before::WriteThenCrash | Before::FailoverAmidWrite => {
+            Before::SilentPrimary => {
+                self.at_once = AtOnce { beats: false, ..AtOnce::ALL };
+                self.tick();
+                self.settle();
+                (0..NODES).filter(|at| *at != leader).for_each(|at| {
+                    self.beat(at);
+                });
+                self.settle();
+                Some(())
+            }
+            Before::WriteThenCrash => {
                 self.at_once = AtOnce { answers: false, requests: false, ..AtOnce::ALL };
                 self.write(leader, crate::node::KEY, "d".to_owned());
                 self.settle();
                 // The first request only arrives: one copy has the write, another has not.
-                let message = (!self.net.is_empty()).then(|| self.net.remove(0))?;
-                self.deliver(&message);
+                self.deliver_first(|_| true)?;
+                self.crash(leader, true);
                 self.settle();
-                if step == Before::WriteThenCrash {
-                    self.crash(leader, true);
-                    self.settle();
-                }
+                Some(())
+            }
+            Before::AlignUnderWay => {
+                self.at_once = AtOnce { answers: false, requests: false, ..AtOnce::ALL };
+                self.write(leader, crate::node::KEY, "d".to_owned());
+                self.settle();
+                while self.deliver_first(|message| matches!(message, Message::Request { .. })).is_some() {}
+                self.crash(leader, true);
+                self.at_once = AtOnce { requests: false, ..AtOnce::ALL };
+                self.settle();
+                self.start(leader).then_some(())?;
+                self.settle();
+                let is_adopt = |message: &Message| matches!(message, Message::Request { request, .. } if matches!(request, Request::Adopt { .. }));
+                while self.deliver_first(is_adopt).is_some() {}
                 Some(())
             }
             Before::ReplicaDropped => {

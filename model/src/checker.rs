@@ -59,6 +59,10 @@ impl Model for Space {
             always("each in-sync copy is full and has all that was acknowledged or read", |_, world| {
                 keeps(world, Rule::InSyncHasAll)
             }),
+            always("a primary was in sync when it was named", |_, world| keeps(world, Rule::PromotedInSync)),
+            always("an accepted in-sync set names its members' present runs", |_, world| {
+                keeps(world, Rule::MembersAreCurrent)
+            }),
             always("an epoch is on disk before it is answered under", |_, world| {
                 keeps(world, Rule::EpochStored)
             }),

@@ -73,6 +73,7 @@ impl Control {
             _ => true,
         };
         self.index += 1;
+        let before = self.metadata.clone();
         let outcome = apply(&mut self.metadata, self.index, now_ms, &envelope).outcome;
         if is_repeatable {
             let mut again = self.metadata.clone();
@@ -84,6 +85,7 @@ impl Control {
                 );
             }
         }
+        check_promotion(&before, &self.metadata, ghost);
         if let Some(violation) = check(&self.metadata).first() {
             ghost.broke(Rule::StateHolds, violation.to_string());
         }
@@ -114,6 +116,15 @@ impl Control {
         let decision = decide(&self.metadata, &soft, now, scope);
         let has_effect = !decision.commands.is_empty() || soft.liveness != self.soft.liveness;
         has_effect.then_some((soft, decision))
+    }
+}
+
+/// Whoever is named as primary of an opened shard was in sync. No operator forces one here.
+fn check_promotion(before: &Metadata, after: &Metadata, ghost: &mut Ghost) {
+    let (Some(was), Some(now)) = (before.shard(SHARD), after.shard(SHARD)) else { return };
+    let is_named = now.primary != was.primary && was.primary.is_some() && !was.founding;
+    if is_named && now.primary.as_ref().is_some_and(|primary| !was.in_sync.contains(primary)) {
+        ghost.broke(Rule::PromotedInSync, format!("{:?} leads, of {:?} in sync", now.primary, was.in_sync));
     }
 }
 
@@ -293,10 +304,21 @@ impl World {
             Err(refused) => ReportOutcome::Refused(refused.code.as_str().to_owned()),
         };
         if outcome == ReportOutcome::Accepted {
+            self.check_members(body);
             let boot_ms = leader_now(self.now_ms).boot_ms;
             self.control().soft.observe_report(&node, body, boot_ms);
         }
         self.send(Message::Outcome { to: from, run, id, outcome });
+    }
+
+    fn check_members(&mut self, accepted: &Report) {
+        let members = accepted.in_sync_set.iter().flat_map(|proposal| &proposal.members);
+        let metadata = &self.control.metadata;
+        let is_past = |run, name| metadata.node(name).is_none_or(|row| row.incarnation != run);
+        if let Some(past) = members.into_iter().find(|member| is_past(member.incarnation, &member.node)) {
+            let how = format!("{past:?} was taken in sync, of an earlier run");
+            self.ghost.broke(Rule::MembersAreCurrent, how);
+        }
     }
 
     /// An operator moves the primary's copy to the node that has none, or its primaryship to a replica.

@@ -9,6 +9,8 @@ pub(crate) enum Rule {
     OnePrimary,
     NothingVanishes,
     InSyncHasAll,
+    PromotedInSync,
+    MembersAreCurrent,
     EpochStored,
     LastCopyStays,
     StateHolds,

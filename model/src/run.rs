@@ -50,9 +50,11 @@ pub fn explore(scenario: &Scenario, extent: Extent) -> Result<Explored, String> 
     let generated = checker.state_count();
     let is_cut = extent.states.is_some_and(|states| generated >= states)
         || extent.depth.is_some_and(|depth| checker.max_depth() >= depth);
-    let violation = checker.discoveries().into_iter().next().map(|(property, path)| {
+    let shortest = checker.discoveries().into_iter().map(|(property, path)| (property, path.into_vec()));
+    let shortest = shortest.min_by_key(|(property, path)| (path.len(), *property));
+    let violation = shortest.map(|(property, path)| {
         let mut text = String::new();
-        for (state, action) in path.into_vec() {
+        for (state, action) in path {
             text.push_str(&state.told());
             if let Some(action) = action {
                 text.push_str(&format!("  {}\n", state.told_action(action)));

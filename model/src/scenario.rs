@@ -36,8 +36,10 @@ pub struct AtOnce {
     pub reports: bool,
     /// What came of reports.
     pub outcomes: bool,
-    /// Heartbeats with each step of the clock, and their answers.
+    /// Heartbeats, with each step of the clock.
     pub beats: bool,
+    /// Answers to heartbeats.
+    pub grants: bool,
     /// Putting assignments in force.
     pub installs: bool,
     /// The leader's decisions, and their proposals.
@@ -56,6 +58,7 @@ impl AtOnce {
         reports: true,
         outcomes: true,
         beats: true,
+        grants: true,
         installs: true,
         decisions: true,
         proposals: true,
@@ -89,10 +92,14 @@ pub struct Scenario {
 /// A step of a scenario's prefix; data nodes are named by their part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// A migration to the node without a copy, as far as its target is being filled.
+    /// A migration to the node without a copy, just started.
     MoveToSpare,
-    /// A write that reached the replicas' disks, its primary's crash, and the failover.
-    FailoverAmidWrite,
+    /// A migration to the node without a copy, whose first request for a chunk is under way.
+    MoveToSpareCopying,
+    /// A write that only the replicas have, whose primary restarted and is about to tell them to forget it.
+    AlignUnderWay,
+    /// The primary has sent no heartbeat for half a lease; all others have.
+    SilentPrimary,
     /// A primaryship that is being handed to a replica, not known to the primary.
     HandOver,
     /// A write that only the replicas have, and its primary's crash before their answers.
@@ -165,7 +172,7 @@ pub const ALL: &[Scenario] = &[
         about: "heartbeats, late grants, late installs, and a second leader",
         copies: 2,
         bounds: Bounds { ticks: 4, reads: 2, leaders: 1, losses: 1, ..NONE },
-        at_once: AtOnce { beats: false, installs: false, ..AtOnce::ALL },
+        at_once: AtOnce { beats: false, grants: false, installs: false, ..AtOnce::ALL },
         whole: false,
         prefix: &[],
         good_every: 64,
@@ -190,6 +197,28 @@ pub const ALL: &[Scenario] = &[
         at_once: AtOnce { requests: false, answers: false, reports: false, ..AtOnce::ALL },
         whole: false,
         prefix: &[Before::MoveToSpare],
+        good_every: 64,
+        states: 40_000,
+    },
+    Scenario {
+        name: "copying",
+        about: "chunks and forwards in any order, a crash, the hand-over that follows",
+        copies: 2,
+        bounds: Bounds { ticks: 1, writes: 1, crashes: 1, ..NONE },
+        at_once: AtOnce { requests: false, answers: false, ..AtOnce::ALL },
+        whole: false,
+        prefix: &[Before::MoveToSpareCopying],
+        good_every: 64,
+        states: 40_000,
+    },
+    Scenario {
+        name: "verdicts",
+        about: "a primary that is not heard and drops a copy, while its failover is decided and committed",
+        copies: 2,
+        bounds: Bounds { ticks: 2, writes: 1, crashes: 1, leaders: 1, ..NONE },
+        at_once: AtOnce { beats: false, decisions: false, proposals: false, reports: false, ..AtOnce::ALL },
+        whole: false,
+        prefix: &[Before::SilentPrimary],
         good_every: 64,
         states: 40_000,
     },
@@ -219,10 +248,10 @@ pub const ALL: &[Scenario] = &[
         name: "late-requests",
         about: "three copies, requests of an earlier primary that arrive under a later one",
         copies: 3,
-        bounds: Bounds { ticks: 3, reads: 1, crashes: 1, repeats: 1, ..NONE },
+        bounds: Bounds { ticks: 2, reads: 1, crashes: 1, ..NONE },
         at_once: AtOnce { requests: false, ..AtOnce::ALL },
         whole: false,
-        prefix: &[Before::FailoverAmidWrite],
+        prefix: &[Before::AlignUnderWay],
         good_every: 64,
         states: 40_000,
     },

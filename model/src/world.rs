@@ -158,7 +158,7 @@ impl World {
 
     fn is_at_once(&self, message: &Message) -> bool {
         match message {
-            Message::Granted { .. } => self.at_once.beats,
+            Message::Granted { .. } => self.at_once.grants,
             Message::Request { .. } => self.at_once.requests,
             Message::Answer { .. } => self.at_once.answers,
             Message::Report { from, .. } => self.at_once.reports && !self.cut[*from],
