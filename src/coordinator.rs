@@ -11,7 +11,7 @@ mod verdicts;
 
 pub use crate::soft::{Now, Progress, Soft, SoftNode};
 pub use decide::{Decision, Scope, decide};
-pub use driver::{Control, Coordinator, HeartbeatError};
+pub use driver::{Control, Coordinator, HeartbeatError, observe_heartbeat};
 
 #[cfg(test)]
 mod tests;

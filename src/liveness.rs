@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 
+use mutants::{Mutant, is_on};
 use ruvector_cluster_client::ids::{Incarnation, NodeId, Revision};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ const SUSPECT_AFTER_HALF_BEATS: u64 = 5;
 const HOLD_LEASES: u64 = 4;
 
 /// All data nodes' leases, as the leader counts them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Liveness {
     /// Length of a lease as the node counts it.
     lease_ms: u64,
@@ -40,7 +41,7 @@ pub struct Liveness {
 }
 
 /// One node's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct NodeLease {
     incarnation: Incarnation,
     /// Last heartbeat or registration received, or when this leader began.
@@ -135,6 +136,9 @@ impl NodeLease {
 impl Liveness {
     /// The leader's side of a lease: 1.05 times as long, rounded up.
     pub fn leader_lease_ms(&self) -> u64 {
+        if is_on(Mutant::LeaseNotWaitedFor) {
+            return self.heartbeat_interval_ms;
+        }
         self.lease_ms.saturating_add(self.lease_ms.div_ceil(20))
     }
 
@@ -149,7 +153,11 @@ impl Liveness {
     ) {
         let assume = |(node, incarnation): (&'a NodeId, Incarnation)| {
             let mut lease = NodeLease::counted_from(incarnation, now_ms);
-            lease.grants.push((Revision(0), now_ms));
+            if is_on(Mutant::LeaseForgottenByNewLeader) {
+                lease.counted_ms = 0;
+            } else {
+                lease.grants.push((Revision(0), now_ms));
+            }
             (node.clone(), lease)
         };
         *self = Self { lease_ms, heartbeat_interval_ms, nodes: nodes.map(assume).collect() };

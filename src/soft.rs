@@ -23,7 +23,7 @@ pub struct Now {
 }
 
 /// The leader's soft state. Serialisable so that other control nodes can show it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Soft {
     /// What each data node last said; a node of which this leader heard nothing is absent.
     pub nodes: BTreeMap<NodeId, Arc<SoftNode>>,
@@ -38,7 +38,7 @@ pub struct Soft {
 }
 
 /// What a data node said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SoftNode {
     /// The run that said it.
     pub incarnation: Incarnation,
@@ -53,7 +53,7 @@ pub struct SoftNode {
 }
 
 /// How far a migration is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
     /// The phase this is about.
     pub phase: Phase,

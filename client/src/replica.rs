@@ -227,7 +227,7 @@ impl Replica {
     /// Whether a value that was read after [`Reply::ReadAt`] named `epoch` may be answered at `now_ms`.
     pub fn confirms_read(&self, epoch: Epoch, now_ms: u64) -> bool {
         let led = self.lead.as_ref().is_some_and(|lead| lead.epoch == epoch);
-        led && self.has_authority() && now_ms < self.lease_until_ms()
+        led && self.has_authority() && self.has_lease(now_ms)
     }
 
     /// Its standing.
@@ -245,6 +245,11 @@ impl Replica {
     /// The lease as far as this shard is concerned.
     fn lease_until_ms(&self) -> u64 {
         self.frozen_until_ms.unwrap_or(self.granted_until_ms)
+    }
+
+    /// Whether what is answered at `now_ms` is answered under a lease.
+    fn has_lease(&self, now_ms: u64) -> bool {
+        now_ms < self.lease_until_ms() || mutants::is_on(mutants::Mutant::AnswerWithoutLease)
     }
 
     /// Brings everything forward that the event may have made possible.
@@ -267,7 +272,7 @@ impl Replica {
     /// Ends the giving away of the primaryship once nothing is under way, or can't be answered any more.
     fn hand_over(&mut self) {
         let handing = self.seat.as_ref().is_some_and(|seat| seat.hand_over_from(&self.node).is_some());
-        let over = self.out.now_ms >= self.lease_until_ms();
+        let over = !self.has_lease(self.out.now_ms);
         if let Some(lead) = self.lead.as_mut().filter(|lead| handing && (over || lead.pending.is_empty())) {
             lead.handed = true;
         }

@@ -45,7 +45,7 @@ pub struct Decision {
 pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decision {
     let Some(founded) = metadata.founded() else { return Decision::default() };
     let verdicts = Verdicts::due(metadata, soft, now);
-    let mut changes = verdicts.changes(metadata, soft);
+    let mut changes = verdicts.changes(metadata, soft, now);
     changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));
     let mut levelling = None;
     if scope == Scope::Whole {

@@ -194,8 +194,12 @@ impl Coordinator {
     }
 }
 
-/// Takes a confirmed heartbeat in; the answer, and what was granted.
-pub(super) fn observe_heartbeat(
+/// Takes a confirmed heartbeat in; the answer, and what was granted. Pure, and public for a model of the protocol: whoever calls
+/// it has had a quorum confirm, after the heartbeat arrived, the leadership that `soft` is of.
+///
+/// # Errors
+/// [`HeartbeatError`]; no lease is extended then.
+pub fn observe_heartbeat(
     metadata: &Metadata,
     soft: &mut Soft,
     node: &NodeId,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mutants::{Mutant, is_on};
 use ruvector_cluster_client::ids::NodeId;
 
 use crate::metadata::{Change, Metadata, ShardRow};
@@ -29,7 +30,7 @@ impl Verdicts {
     }
 
     /// The verdicts, then the failovers that they and earlier ones call for.
-    pub(super) fn changes(&self, metadata: &Metadata, soft: &Soft) -> Vec<Change> {
+    pub(super) fn changes(&self, metadata: &Metadata, soft: &Soft, now: Now) -> Vec<Change> {
         let run_of = |node: &NodeId| metadata.node(node).map(|row| (row.id.clone(), row.incarnation));
         let alive = self.returning.iter().filter_map(run_of);
         let down = self.going_down.iter().filter_map(run_of);
@@ -38,7 +39,11 @@ impl Verdicts {
         changes.extend(down.map(|(node, incarnation)| Change::Down { node, incarnation }));
         let answering = self.answering(metadata);
         let mut primaries = BTreeMap::new();
-        for node in metadata.nodes().map(|row| &row.id).filter(|node| !answering.is_alive(node)) {
+        let is_taken_for_down = |node: &NodeId| {
+            let is_late = || soft.liveness.suspects(now.boot_ms).any(|late| late == node);
+            !answering.is_alive(node) || (is_on(Mutant::FailoverOfLivePrimary) && is_late())
+        };
+        for node in metadata.nodes().map(|row| &row.id).filter(|node| is_taken_for_down(node)) {
             let led = metadata.shards_of(node).filter_map(|id| metadata.shard(id));
             for shard in led.filter(|shard| shard.primary.as_ref() == Some(node) && !shard.lost) {
                 changes.extend(failover(&answering, soft, shard, &mut primaries));

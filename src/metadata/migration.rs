@@ -5,7 +5,7 @@ use ruvector_cluster_client::wire::{MigrationKind, Phase};
 use serde::{Deserialize, Serialize};
 
 /// A migration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MigrationRow {
     /// Counted from 1.
     pub id: MigrationId,

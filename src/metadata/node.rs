@@ -7,7 +7,7 @@ use ruvector_cluster_client::wire::Intent;
 use serde::{Deserialize, Serialize};
 
 /// What is committed of a node's life; suspicion is soft and stands nowhere here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Its lease is taken to run.
@@ -20,7 +20,7 @@ pub enum Verdict {
 }
 
 /// A registered data node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeRow {
     /// Its name.
     pub id: NodeId,

@@ -5,7 +5,7 @@ use ruvector_cluster_client::wire::Role;
 use serde::{Deserialize, Serialize};
 
 /// A shard. Its copies are the primary, the replicas and the learner copies; no node stands twice among them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ShardRow {
     /// Its number.
     pub id: ShardId,
@@ -76,7 +76,7 @@ impl ShardRow {
 }
 
 /// A copy that its node is to delete: left over by a migration, or never assigned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RetiringRow {
     /// The shard.
     pub shard: ShardId,

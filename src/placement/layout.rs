@@ -101,9 +101,10 @@ impl<'a> Layout<'a> {
         u128::from(self.primaries[node] + 1) * LOAD_SCALE / u128::from(self.problem.nodes[node].weight.max(1))
     }
 
-    /// Whether `node` has room for the shard's bytes.
+    /// Whether `node` has room for the shard's bytes, and is not still deleting an earlier copy of it.
     pub(crate) fn has_room(&self, shard: usize, node: NodeIndex) -> bool {
-        self.free_bytes[node].is_none_or(|free| free >= self.problem.shards[shard].bytes)
+        let spec = &self.problem.shards[shard];
+        self.free_bytes[node].is_none_or(|free| free >= spec.bytes) && !spec.barred.contains(&node)
     }
 
     /// Whether a copy of `shard` on `node` would keep the rule on zones and racks, once `leaving` has left.

@@ -1,5 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mutants::{Mutant, is_on};
+
 use crate::clock::Clock;
 use crate::ids::{Incarnation, Revision};
 
@@ -9,14 +11,14 @@ const MAX_PENDING_GRANTS: usize = 64;
 
 /// The lease of one session, counted as rule 4 of DESIGN.md, section 5, says. Pure: times are passed in, in
 /// milliseconds of the boot clock.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Lease {
     installed: Revision,
     until_ms: u64,
     pending: Vec<Grant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Grant {
     assigned: Revision,
     until_ms: u64,
@@ -26,7 +28,7 @@ impl Lease {
     /// A heartbeat sent at `sent_ms` was answered with a grant of `lease_ms` that names `assigned`.
     pub fn granted(&mut self, sent_ms: u64, lease_ms: u64, assigned: Revision) {
         let grant = Grant { assigned, until_ms: sent_ms.saturating_add(lease_ms) };
-        if assigned <= self.installed {
+        if assigned <= self.installed || is_on(Mutant::GrantBeforeInstalled) {
             self.until_ms = self.until_ms.max(grant.until_ms);
             return;
         }

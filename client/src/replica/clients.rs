@@ -51,7 +51,7 @@ impl Replica {
     /// Whether requests may be answered as primary now.
     pub(super) fn has_authority(&self) -> bool {
         let lead = self.lead.as_ref().filter(|lead| lead.opened && !lead.handed);
-        lead.is_some_and(|lead| lead.epoch == self.known_epoch()) && self.out.now_ms < self.lease_until_ms()
+        lead.is_some_and(|lead| lead.epoch == self.known_epoch()) && self.has_lease(self.out.now_ms)
     }
 
     fn stance(&self) -> Stance {
@@ -108,7 +108,7 @@ impl Replica {
         let authority = self.has_authority();
         let durable = self.copy.as_ref().map_or(Position::default(), |copy| copy.durable);
         let Some(lead) = &mut self.lead else { return };
-        for done in lead.take_stored(durable) {
+        for done in lead.take_stored(durable, &self.node) {
             let unknown = Reply::Refused(Refusal::OutcomeUnknown);
             let reply = if authority { Reply::Written { position: done.position } } else { unknown };
             if let Some(ticket) = done.ticket {

@@ -1,6 +1,8 @@
 //! What a copy does when another node asks: adopt, align, be filled, take writes, give chunks.
 
-use super::copy::Stream;
+use mutants::{Mutant, is_on};
+
+use super::copy::{CopyState, Stream};
 use super::event::Effect;
 use super::store::StoreAction;
 use super::wire::{Alignment, Answer, Request, Write};
@@ -13,7 +15,7 @@ impl Replica {
             return self.out.push(Effect::Answer { ticket, answer: Answer::NoCopy });
         };
         let epoch = request.epoch();
-        if epoch < copy.adopted {
+        if epoch < copy.adopted && !is_on(Mutant::EpochUnchecked) {
             let answer = Answer::StaleEpoch { epoch: copy.adopted };
             return self.answer_when_durable(ticket, answer);
         }
@@ -32,8 +34,8 @@ impl Replica {
     /// Answers once every store action asked for so far is on disk, since the answer may rest on any of them.
     fn answer_when_durable(&mut self, ticket: Ticket, answer: Answer) {
         match self.ops.back_mut() {
-            Some(op) => op.answers.push((ticket, answer)),
-            None => self.out.push(Effect::Answer { ticket, answer }),
+            Some(op) if !is_on(Mutant::EpochNotStored) => op.answers.push((ticket, answer)),
+            Some(_) | None => self.out.push(Effect::Answer { ticket, answer }),
         }
     }
 
@@ -46,9 +48,10 @@ impl Replica {
         }
     }
 
-    fn have(&self) -> Answer {
+    /// What it has, told under the epoch that was asked under and is adopted.
+    fn have(&self, epoch: Epoch) -> Answer {
         let copy = self.copy.as_ref();
-        copy.map_or(Answer::NoCopy, |c| Answer::Have { epoch: c.adopted, last: c.last(), full: c.full })
+        copy.map_or(Answer::NoCopy, |copy| Answer::Have { epoch, last: copy.last(), full: copy.full })
     }
 
     fn gap(&self) -> Answer {
@@ -67,7 +70,7 @@ impl Replica {
 
     fn on_align(&mut self, epoch: Epoch, alignment: Alignment) -> Answer {
         let Some(copy) = &self.copy else { return Answer::NoCopy };
-        if copy.adopted != epoch || !copy.full || self.lead.is_some() {
+        if !is_adopted(copy, epoch) || !copy.full || self.lead.is_some() {
             return self.gap();
         }
         // A late repetition must not set back what came after it: it expects what is no longer the case.
@@ -75,9 +78,9 @@ impl Replica {
             alignment.tail.last().map_or(alignment.common, |entry| entry.position) == alignment.last;
         if copy.last() == alignment.expect && alignment.common.n >= copy.tail.floor.n && follows {
             self.store(StoreAction::Align(alignment), Then::Nothing);
-            return self.have();
+            return self.have(epoch);
         }
-        if copy.aligned && copy.last() == alignment.last { self.have() } else { self.gap() }
+        if copy.aligned && copy.last() == alignment.last { self.have(epoch) } else { self.gap() }
     }
 
     fn on_open(&mut self, epoch: Epoch, base: Position) -> Answer {
@@ -90,7 +93,7 @@ impl Replica {
         let Some(copy) = &mut self.copy else { return Answer::NoCopy };
         let stream = Stream { epoch, base };
         if copy.stream == Some(stream) {
-            return self.have();
+            return self.have(epoch);
         }
         if copy.last().epoch == epoch && base.n < copy.last().n {
             return self.gap();
@@ -98,7 +101,7 @@ impl Replica {
         copy.stream = Some(stream);
         self.begin_fill(stream);
         self.store(StoreAction::BeginFill { base }, Then::Nothing);
-        self.have()
+        self.have(epoch)
     }
 
     fn on_forward(&mut self, epoch: Epoch, prev: Position, mut writes: Vec<Write>) -> Answer {
@@ -107,7 +110,7 @@ impl Replica {
         let streams = copy.full || copy.stream.is_some_and(|stream| stream.epoch == epoch);
         let chained = (prev.n + 1..).zip(&writes).all(|(n, write)| write.position == Position { epoch, n });
         let follows = if last.epoch == epoch { prev.n <= last.n } else { prev == last };
-        if copy.adopted != epoch || !streams || !chained || !follows || self.lead.is_some() {
+        if !is_adopted(copy, epoch) || !streams || !chained || !follows || self.lead.is_some() {
             if copy.adopted == epoch && !copy.full {
                 // What was missed is lost to this stream; the primary has to open another.
                 copy.stream = None;
@@ -120,7 +123,7 @@ impl Replica {
         if !writes.is_empty() {
             self.store(StoreAction::Append(writes), Then::Nothing);
         }
-        self.have()
+        self.have(epoch)
     }
 
     fn on_chunk_request(
@@ -141,4 +144,9 @@ impl Replica {
         let max_bytes = max_bytes.min(self.limits.chunk_bytes);
         self.store(StoreAction::ReadChunk { after, max_bytes }, Then::GiveChunk { ticket, epoch });
     }
+}
+
+/// Whether `epoch` is the one that the copy takes part in.
+fn is_adopted(copy: &CopyState, epoch: Epoch) -> bool {
+    copy.adopted == epoch || (is_on(Mutant::EpochUnchecked) && copy.adopted > epoch)
 }

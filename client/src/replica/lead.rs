@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use mutants::{Mutant, is_on};
+
 use super::copy::CopyState;
 use super::in_sync::InSync;
 use super::peer::{Peer, PeerState};
@@ -88,7 +90,9 @@ impl Lead {
     /// Opens the epoch once every required copy is equal to this one.
     pub(super) fn try_open(&mut self, node: &NodeId) {
         if !self.opened && !self.in_sync.founding {
-            self.opened = self.in_sync.required().iter().filter(|n| *n != node).all(|n| self.is_equal(n));
+            let required = self.in_sync.required();
+            let all_equal = required.iter().filter(|n| *n != node).all(|n| self.is_equal(n));
+            self.opened = all_equal || is_on(Mutant::NoReconciliation);
         }
     }
 
@@ -115,18 +119,26 @@ impl Lead {
 
     /// The writes that every required copy has and that home lacks after `stored`.
     pub(super) fn committed_after(&self, stored: Position, node: &NodeId) -> Vec<Write> {
-        let acked =
-            |other: &NodeId| self.peers.get(other).filter(|peer| peer.is_settled()).map(|p| p.acked.n);
-        let required = self.in_sync.required();
-        let others = required.iter().filter(|other| *other != node);
-        let upto = others.map(|other| acked(other).unwrap_or(0)).min().unwrap_or(self.assigned.n);
+        let is_hasty = is_on(Mutant::AckBeforeReplicas) || is_on(Mutant::ReadableBeforeReplicas);
+        let upto = if is_hasty { self.assigned.n } else { self.replicated_upto(node) };
         let is_next = |write: &&Write| write.position.n > stored.n && write.position.n <= upto;
         self.buffer.iter().filter(is_next).cloned().collect()
     }
 
+    /// The number up to which every required copy but home has all writes.
+    fn replicated_upto(&self, node: &NodeId) -> u64 {
+        let acked =
+            |other: &NodeId| self.peers.get(other).filter(|peer| peer.is_settled()).map(|p| p.acked.n);
+        let required = self.in_sync.required();
+        let others = required.iter().filter(|other| *other != node);
+        others.map(|other| acked(other).unwrap_or(0)).min().unwrap_or(self.assigned.n)
+    }
+
     /// Takes what is now on disk at home and on all required copies from the writes under way.
-    pub(super) fn take_stored(&mut self, durable: Position) -> Vec<Pending> {
-        let done = self.pending.partition_point(|pending| pending.position.n <= durable.n);
+    pub(super) fn take_stored(&mut self, durable: Position, node: &NodeId) -> Vec<Pending> {
+        let is_early = is_on(Mutant::ReadableBeforeReplicas);
+        let upto = if is_early { durable.n.min(self.replicated_upto(node)) } else { durable.n };
+        let done = self.pending.partition_point(|pending| pending.position.n <= upto);
         let done: Vec<Pending> = self.pending.drain(..done).collect();
         self.pending_bytes -= done.iter().map(|pending| pending.size_bytes).sum::<usize>();
         done

@@ -141,13 +141,14 @@ impl MemoryCopy {
     fn fill_range(&mut self, epoch: Epoch, base: Position, chunk: &Chunk) {
         let start = chunk.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let end = chunk.upto.clone().map_or(Bound::Unbounded, Bound::Included);
-        let forwarded = |write: &Write| write.position.epoch == epoch && write.position > base;
+        let overwrites = mutants::is_on(mutants::Mutant::ChunkOverForward);
+        let forwarded = |write: &Write| !overwrites && write.position.epoch == epoch && write.position > base;
         let local: Vec<Write> = self.writes.range((start, end)).map(|(_, write)| write.clone()).collect();
         for write in local.iter().filter(|write| !forwarded(write)) {
             self.writes.remove(&write.key);
         }
         for write in &chunk.writes {
-            let newer = |local: &Write| local.position > write.position;
+            let newer = |local: &Write| !overwrites && local.position > write.position;
             if !self.writes.get(&write.key).is_some_and(newer) {
                 self.writes.insert(write.key.clone(), write.clone());
             }

@@ -6,7 +6,7 @@ use super::Time;
 use crate::ids::{Epoch, Incarnation, NodeId, Revision, ShardId, Thousandths};
 
 /// What an operator wishes of a data node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Intent {
     /// May take copies.
@@ -116,7 +116,7 @@ pub struct RegisterResponse {
 }
 
 /// One copy held, in a heartbeat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeldShard {
     /// The shard.
     pub id: ShardId,

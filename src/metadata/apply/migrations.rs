@@ -1,5 +1,6 @@
 //! Migrations by command: queued, started, stepped by the leader, cancelled (DESIGN.md section 7).
 
+use mutants::{Mutant, is_on};
 use ruvector_cluster_client::ids::{Epoch, MigrationId, NodeId, Revision};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase};
 
@@ -161,7 +162,8 @@ impl Tx<'_> {
         let migration = self.state.migration(id).cloned();
         let missing = || reject(RejectionCode::NotFound, format!("there is no migration {id}"));
         let migration = migration.ok_or_else(missing)?;
-        if migration.phase.is_ended() || migration.phase != phase {
+        let is_repeated = migration.phase != phase && !is_on(Mutant::PhaseRepeated);
+        if migration.phase.is_ended() || is_repeated {
             let detail = format!("migration {id} is in another phase");
             return Err(reject(RejectionCode::StalePhase, detail));
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use mutants::{Mutant, is_on};
 use ruvector_cluster_client::ids::{Incarnation, NodeId, Revision, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Intent, Phase, Role};
 
@@ -44,8 +45,9 @@ impl Tx<'_> {
         let run = row.incarnation;
         self.put_node(row.clone());
         let held: Vec<(ShardId, Role)> = self.state.roles_of(&ask.node).collect();
+        let keeps_seats = same_store || is_on(Mutant::WipedStoreKeepsSeat);
         for (id, role) in held {
-            match (role, same_store) {
+            match (role, keeps_seats) {
                 (Role::Retiring, true) => {}
                 (Role::Retiring, false) => self.forget_retiring(id, &ask.node),
                 (_, true) => self.restarted(id, &ask.node)?,
@@ -66,7 +68,7 @@ impl Tx<'_> {
             let detail = format!("{} may still be alive with store {}", known.id, known.store_id);
             return Err(reject(RejectionCode::NodeAlive, detail));
         }
-        if ask.accept_data_loss {
+        if ask.accept_data_loss || is_on(Mutant::LastCopyDropped) {
             return Ok(());
         }
         let held = self.state.shards_of(&known.id).filter_map(|id| self.state.shard(id));

@@ -1,5 +1,6 @@
 //! What data nodes report: each taken or refused alone, changing nothing when refused (API.md, "reports").
 
+use mutants::{Mutant, is_on};
 use ruvector_cluster_client::ids::{Incarnation, NodeId};
 use ruvector_cluster_client::wire::{InSyncProposal, Phase, Report, ReportResult};
 
@@ -100,8 +101,9 @@ impl Tx<'_> {
             let detail = format!("{node} does not lead shard {}", shard.id);
             return Err(reject(RejectionCode::Conflict, detail));
         }
-        if proposal.if_version != shard.in_sync_version {
-            let detail = format!("the in-sync set is at version {}", shard.in_sync_version);
+        let version = shard.in_sync_version;
+        if proposal.if_version != version && !is_on(Mutant::InSyncWithoutVersion) {
+            let detail = format!("the in-sync set is at version {version}");
             return Err(reject(RejectionCode::StaleVersion, detail));
         }
         let migration = self.migration_of(&shard);
@@ -109,7 +111,7 @@ impl Tx<'_> {
         shard.set_in_sync(proposal.members.iter().map(|member| member.node.clone()).collect());
         // Raised by the same set too: a primary that proposes what stands wants older proposals, whose outcome it
         // does not know, to be out of date.
-        shard.in_sync_version = proposal.if_version + 1;
+        shard.in_sync_version = version + 1;
         shard.founding = false;
         if let Some(migration) = migration {
             let has_target = migration.to.as_ref().is_some_and(|to| shard.is_in_sync(to));
@@ -141,7 +143,11 @@ impl Tx<'_> {
         let mut seen: Vec<&NodeId> = Vec::with_capacity(proposal.members.len());
         let admitting = migration.filter(|m| m.phase == Phase::Admitting).and_then(|m| m.to.as_ref());
         for member in &proposal.members {
-            let row = self.node_in_run(&member.node, member.incarnation)?;
+            let row = if is_on(Mutant::InSyncWithoutIncarnation) {
+                self.node(&member.node)?
+            } else {
+                self.node_in_run(&member.node, member.incarnation)?
+            };
             let new = !shard.is_in_sync(&member.node);
             let may_enter = shard.replicas.contains(&member.node) || admitting == Some(&member.node);
             if seen.contains(&&member.node) || (new && (row.is_down() || !may_enter)) {

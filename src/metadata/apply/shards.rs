@@ -1,5 +1,6 @@
 //! What happens to shards by the leader's decision or an operator's: first assignment, failover, giving up, left-overs.
 
+use mutants::{Mutant, is_on};
 use ruvector_cluster_client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster_client::wire::Intent;
 
@@ -67,8 +68,12 @@ impl Tx<'_> {
         let Some(primary) = shard.primary.clone() else {
             return conflict(format!("shard {id} has no primary"));
         };
-        if self.state.is_alive(&primary) {
+        if self.state.is_alive(&primary) && !is_on(Mutant::FailoverOfLivePrimary) {
             return conflict(format!("the primary of shard {id}, {primary}, is not down"));
+        }
+        let is_unchecked = is_on(Mutant::PromoteUnchecked) && shard.full_copies().any(|copy| copy == to);
+        if is_unchecked && !shard.is_in_sync(to) {
+            shard.set_in_sync(shard.in_sync.iter().chain([to]).cloned().collect());
         }
         if *to == primary || !shard.is_in_sync(to) || !self.state.is_alive(to) {
             return conflict(format!("{to} is no other in-sync copy of shard {id} that is alive"));

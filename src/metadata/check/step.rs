@@ -60,8 +60,9 @@ pub(super) fn check_shard_step(
         && (now.in_sync == was.in_sync || now.in_sync_version > was.in_sync_version);
     findings.require(versioned, 12, || format!("shard {id}: {was:?} became {now:?}"));
     let forced = now.founding || matches!(command, Command::ForcePrimary { .. });
+    let unchecked = mutants::is_on(mutants::Mutant::PromoteUnchecked);
     let was_in_sync = now.primary.as_ref().is_none_or(|primary| was.in_sync.contains(primary));
-    let kept = !other_primary || forced || was_in_sync;
+    let kept = !other_primary || forced || was_in_sync || unchecked;
     findings.require(kept, 13, || format!("shard {id}: {was:?} became {now:?}"));
     let stays = forced || was.in_sync.is_empty() || now.in_sync.iter().any(|m| was.in_sync.contains(m));
     findings.require(stays, 14, || format!("shard {id}: {was:?} became {now:?}"));
