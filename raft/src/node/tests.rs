@@ -4,5 +4,6 @@ mod cluster;
 mod failover;
 mod founding;
 mod life;
+mod restored;
 
 use cluster::{Cluster, eventually};
