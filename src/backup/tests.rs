@@ -121,3 +121,17 @@ fn pieces_in_another_order_are_refused_although_each_is_whole() {
     assert!(matches!(written(&turned), Err(BackupError::Damaged { .. })));
     assert!(matches!(written(&order[1..]), Err(BackupError::Damaged { .. })));
 }
+
+/// The first released format: a file that this version wrote once, and every later one reads.
+#[test]
+fn a_backup_of_format_1_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/backup/format-1.snapshot");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes_of(&state())).unwrap();
+    }
+    let backup = read(&path).unwrap();
+    assert_eq!((backup.head.cluster_id.as_str(), backup.head.generation), ("c1", 1));
+    assert_eq!((backup.head.revision.0, backup.state.num_shards(), backup.state.num_nodes()), (3, 8, 2));
+    backup.state.restored_as("c2").unwrap().unwrap();
+}

@@ -256,3 +256,18 @@ fn a_shard_that_the_backup_has_never_seen_assigned_begins_above_the_old_epochs()
     assert_eq!(answer, Answer::Coordinated { changes: vec![Ok(())] });
     assert_eq!(state.shard(other).unwrap().epoch, Epoch(RESTORE_STEP + 1));
 }
+
+/// What stands in logs, rows and backups is read by every later version.
+#[test]
+fn the_row_and_the_command_keep_their_bytes() {
+    let state = states_of(1, 5, 1).remove(0).restored_as("c2").unwrap().unwrap();
+    let row = state.to_rows().find(|(key, _)| key == b"restored").unwrap().1;
+    let golden =
+        r#"{"suspended":true,"epoch_floor":4294967296,"backup_cluster_id":"c1","backup_revision":REVISION}"#;
+    let backup_revision = state.restored().unwrap().backup_revision.to_string();
+    assert_eq!(row[0], 1);
+    assert_eq!(String::from_utf8_lossy(&row[1..]), golden.replace("REVISION", &backup_revision));
+    let golden = r#"{"version":1,"actor":"client","command":{"type":"resume","heard":[{"node":"a","incarnation":7}],"without":["b"],"accept_data_loss":false,"choices":[{"choice":"lead","shard":1,"if_epoch":4,"primary":"a","replicas":["c"]},{"choice":"found","shard":2,"if_epoch":0}],"last":true}}"#;
+    let envelope: Envelope = serde_json::from_str(golden).unwrap();
+    assert_eq!(serde_json::to_string(&envelope).unwrap(), golden);
+}
