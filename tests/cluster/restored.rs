@@ -40,11 +40,11 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Moves a few shards, and drains a node: afterwards the backup's map is wrong about many copies.
+/// Moves every other shard away from its primary: afterwards the backup's map is wrong about those.
 async fn move_shards(cluster: &ControlCluster) {
     let api = cluster.any();
     let map: ShardMap = cluster.map().await;
-    for (shard, row) in map.shards.iter().enumerate() {
+    for (shard, row) in map.shards.iter().enumerate().step_by(2) {
         let spare =
             map.nodes.keys().find(|node| row.primary.as_ref() != Some(node) && !row.replicas.contains(node));
         let Some(to) = spare else { continue };
@@ -77,15 +77,16 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
     back_up(&cluster.any(), &backup).await;
     let before: ClusterView = cluster.any().get_as("/v1/cluster").await.unwrap();
     move_shards(&cluster).await;
-    write(&nodes[1], 40..80).await;
+    write(&nodes[1], 40..60).await;
+    // A node that falls behind: of what it led by the backup's map it has the older copy.
+    nodes[2].kill();
+    write(&nodes[1], 60..80).await;
     let lost: ClusterView = cluster.any().get_as("/v1/cluster").await.unwrap();
 
     for node in 0..3 {
         cluster.kill(node);
         std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
     }
-    // One data node was down at the time, and knows nothing of it.
-    nodes[2].kill();
     let from = backup.to_str().unwrap();
     let inspected = run(&["snapshot", "inspect", "--from", from]);
     assert!(inspected.status.success(), "{}", said(&inspected));
