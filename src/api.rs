@@ -7,6 +7,7 @@
 mod answer;
 mod app;
 mod assignments;
+mod backup;
 mod cluster;
 mod drain;
 mod error;
@@ -19,6 +20,7 @@ mod nodes;
 mod observe;
 mod rebalance;
 mod reports;
+mod resume;
 mod shards;
 mod soft;
 mod watch;
@@ -64,6 +66,7 @@ fn writes() -> Router<Arc<App>> {
         .route("/v1/rebalance/policy", put(rebalance::set_policy))
         .route("/v1/rebalance/pause", post(rebalance::pause))
         .route("/v1/rebalance/resume", post(rebalance::resume))
+        .route("/v1/cluster/resume", post(resume::resume))
         .route("/v1/members", post(members::add))
         .route("/v1/members/{id}", delete(members::remove))
         .route("/v1/leader/transfer", post(members::transfer))
@@ -99,6 +102,7 @@ fn reads() -> Router<Arc<App>> {
         .route("/v1/health", get(health::health))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/events", get(cluster::events))
+        .route("/v1/snapshot", get(backup::snapshot))
         .route("/v1/hello", get(cluster::hello))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

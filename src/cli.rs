@@ -18,6 +18,18 @@ pub enum Action {
         /// Its settings; an empty `data_dir` stands for a temporary directory.
         config: Box<Config>,
     },
+    /// Check a backup and tell what it holds.
+    Inspect {
+        /// The file.
+        from: PathBuf,
+    },
+    /// Begin a new cluster from a backup, offline.
+    Restore {
+        /// The file.
+        from: PathBuf,
+        /// The control node that it begins with.
+        config: Box<Config>,
+    },
 }
 
 /// Why a command line was not understood; the process exits 2 (or 0, where it was `--help`).
@@ -42,7 +54,23 @@ Three control nodes on one machine:
   done
   curl 'http://127.0.0.1:7001/v1/health?wait_ms=10000'
 One control node to try things out:
-  ruvector-cluster dev";
+  ruvector-cluster dev
+A backup, and a new cluster from it after all control nodes were lost (docs/operations.md):
+  curl -fsS -o backup.snapshot http://127.0.0.1:7001/v1/snapshot
+  ruvector-cluster snapshot inspect --from backup.snapshot
+  ruvector-cluster snapshot restore --from backup.snapshot --node-id n1 --listen 127.0.0.1:7001 --data-dir /tmp/new-n1";
+
+const INSPECT_HELP: &str = "\
+Reads the whole file and compares every checksum, then every rule that the state must keep. Exit codes: 0 the
+backup can be used, 1 it can't (says what is wrong, and at which byte), 2 a bad flag.";
+
+const RESTORE_HELP: &str = "\
+Give the options with which `server` is to be started on that directory afterwards. What it makes is a new
+cluster of one control node, one generation later; the others join it with empty directories. Stop all old
+control nodes first, restore once, and start the restored node before the empty ones. Until
+POST /v1/cluster/resume nothing is served.
+
+A directory that is not empty is refused, as is a file that is damaged or of a newer version.";
 
 const OPTION_HELP: &str = "\
 Each option can also stand in the TOML file (`num_shards = 64`) and in the environment
@@ -66,6 +94,22 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(server)
         .subcommand(dev)
+        .subcommand(snapshot())
+}
+
+fn snapshot() -> Command {
+    let from =
+        || Arg::new(FROM).long(FROM).value_name("FILE").required(true).help("A backup (GET /v1/snapshot)");
+    let inspect = Command::new("inspect").visible_alias("verify").arg(from()).after_help(INSPECT_HELP);
+    let inspect = inspect.about("Check a backup and tell what it holds");
+    let restore = Command::new("restore").about("Begin a new cluster from a backup, offline").arg(from());
+    let restore = with_options(restore).after_help(format!("{RESTORE_HELP}\n\n{OPTION_HELP}"));
+    Command::new("snapshot")
+        .about("Backups: inspect one, or restore from it")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(inspect)
+        .subcommand(restore)
 }
 
 fn with_options(command: Command) -> Command {
@@ -104,12 +148,31 @@ pub fn parse(
             }
             Ok(Action::Dev { config: Box::new(config) })
         }
+        Some(("snapshot", given)) => match given.subcommand() {
+            Some(("restore", given)) => {
+                let config = Config::from_sources(&sources(given, environment, BTreeMap::new())?)?;
+                Ok(Action::Restore { from: from(given), config: Box::new(config) })
+            }
+            Some((_, given)) => Ok(Action::Inspect { from: from(given) }),
+            None => Err(missing("inspect or restore?")),
+        },
         Some((_, given)) => {
             let config = Config::from_sources(&sources(given, environment, BTreeMap::new())?)?;
             Ok(Action::Server(Box::new(config)))
         }
-        None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "server or dev?").into()),
+        None => Err(missing("server, dev or snapshot?")),
     }
+}
+
+fn missing(what: &str) -> CliError {
+    command().error(clap::error::ErrorKind::MissingSubcommand, what).into()
+}
+
+/// The flag that names a backup.
+const FROM: &str = "from";
+
+fn from(given: &ArgMatches) -> PathBuf {
+    given.get_one::<String>(FROM).map(PathBuf::from).unwrap_or_default()
 }
 
 /// Stands for "a temporary directory" among `dev`'s defaults; no path can hold a NUL.
@@ -163,6 +226,17 @@ mod tests {
         assert_eq!((config.node_id.as_str(), config.data_dir.as_os_str().len()), ("dev", 0));
         assert!(matches!(parsed(&["server"]), Err(CliError::Config(e)) if e.key == "--node-id"));
         assert!(matches!(parsed(&["server", "--colour", "1"]), Err(CliError::Usage(_))));
+    }
+
+    #[test]
+    fn a_restore_takes_a_file_and_the_options_of_the_node_that_begins() {
+        let flags = ["snapshot", "restore", "--from", "b", "--node-id", "n1", "--data-dir", "/d"];
+        let Ok(Action::Restore { from, config }) = parsed(&flags) else { panic!() };
+        assert_eq!((from, config.node_id.as_str()), (PathBuf::from("b"), "n1"));
+        assert!(matches!(parsed(&["snapshot", "restore", "--node-id", "n1"]), Err(CliError::Usage(_))));
+        assert!(matches!(parsed(&["snapshot", "restore", "--from", "b"]), Err(CliError::Config(_))));
+        let inspected = parsed(&["snapshot", "verify", "--from", "b"]);
+        assert!(matches!(inspected, Ok(Action::Inspect { from }) if from.as_os_str() == "b"));
     }
 
     #[test]

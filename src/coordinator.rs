@@ -7,11 +7,13 @@
 
 mod decide;
 mod driver;
+mod resume;
 mod verdicts;
 
 pub use crate::soft::{Now, Progress, Soft, SoftNode};
 pub use decide::{Decision, Scope, decide};
 pub use driver::{Control, Coordinator, HeartbeatError, observe_heartbeat};
+pub use resume::{ResumePlan, plan_resume};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! A Raft-backed metadata coordinator for a sharded vector database.
 
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod coordinator;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod migration;
 pub mod placement;
 pub mod proposer;
+pub mod restore;
 pub mod server;
 pub mod soft;
 

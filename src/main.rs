@@ -1,11 +1,14 @@
 //! The binary: command line, logging, signals, exit codes.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use ruvector_cluster::backup::{self, Backup};
 use ruvector_cluster::cli::{self, Action, CliError};
 use ruvector_cluster::config::{Config, LogFormat};
+use ruvector_cluster::restore::{self, Restored};
 use ruvector_cluster::server::{self, Parts};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
     let ran = match action {
         Action::Server(config) => start(*config, Announce::Log),
         Action::Dev { config } => dev(*config),
+        Action::Inspect { from } => inspect(&from),
+        Action::Restore { from, config } => restore(&from, &config),
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,6 +74,46 @@ fn dev(mut config: Config) -> Result<(), Failure> {
         config.data_dir = temporary.path().join("data");
     }
     start(config, Announce::Print)
+}
+
+fn inspect(from: &Path) -> Result<(), Failure> {
+    let Backup { head, state } = backup::read(from).context("the backup cannot be used")?;
+    let shards = state.shard_counts();
+    let opened = state.shards().filter(|row| row.was_opened()).count();
+    let mut stdout = std::io::stdout();
+    let lines = [
+        ("cluster", head.cluster_id),
+        ("generation", head.generation.to_string()),
+        ("revision", head.revision.to_string()),
+        ("made_at", head.made_at.to_rfc3339()),
+        ("version", head.version),
+        ("data_nodes", state.num_nodes().to_string()),
+        ("shards", shards.total.to_string()),
+        ("opened_shards", opened.to_string()),
+        ("active_migrations", state.active_migrations().count().to_string()),
+    ];
+    for (name, value) in lines {
+        writeln!(stdout, "{name}: {value}").context("cannot write")?;
+    }
+    Ok(())
+}
+
+fn restore(from: &Path, config: &Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let restored = runtime.context("cannot start the runtime")?.block_on(restore::restore(from, config));
+    let restored = restored.context("nothing was restored")?;
+    let Restored { cluster_id, generation, revision, raft_id } = restored;
+    let mut stdout = std::io::stdout();
+    writeln!(
+        stdout,
+        "restored {} for {} (raft id {raft_id}): cluster {cluster_id}, generation {generation}, revision {revision}\n\
+         next: start it with `server` and the same options, then the other control nodes with empty directories, then the \
+         data nodes; when all are back, POST /v1/cluster/resume",
+        config.data_dir.display(),
+        config.node_id
+    )
+    .context("cannot write")?;
+    Ok(())
 }
 
 fn start(config: Config, announce: Announce) -> Result<(), Failure> {

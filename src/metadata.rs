@@ -10,6 +10,7 @@ mod cow;
 mod migration;
 mod node;
 mod read;
+mod restore;
 mod rows;
 mod settings;
 mod shard;
@@ -18,15 +19,16 @@ pub mod view;
 
 pub use apply::{Applied, COMMAND_VERSION, Changed, MAX_BATCH, RowChange, apply};
 pub use command::{
-    Answer, Change, Command, Envelope, NewMigration, Outcome, Register, Rejection, RejectionCode, RequestKey,
-    Step, Wish,
+    Answer, Change, Choice, Command, Envelope, HeardNode, NewMigration, Outcome, Register, Rejection,
+    RejectionCode, RequestKey, Resume, Step, Wish,
 };
 pub use migration::MigrationRow;
 pub use node::{NodeRow, Verdict};
+pub use restore::RESTORE_STEP;
 pub use rows::RowsError;
 pub use settings::Settings;
 pub use shard::{RetiringRow, ShardRow};
-pub use state::{EventRow, Founded, Metadata};
+pub use state::{EventRow, Founded, Metadata, Restored};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

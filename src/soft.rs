@@ -166,6 +166,14 @@ impl Soft {
         }
     }
 
+    /// Stops granting to whoever was silent or behind for too long; not while the cluster is suspended, since nobody has a lease
+    /// that could be waited out.
+    pub fn stop_granting(&mut self, metadata: &Metadata, boot_ms: u64) {
+        if !metadata.is_suspended() {
+            self.liveness.stop_granting(boot_ms);
+        }
+    }
+
     /// Forgets what a node held under an older run or name.
     pub fn observe_registration(&mut self, node: &NodeId, incarnation: Incarnation, boot_ms: u64) {
         self.liveness.observe_registration(node, incarnation, boot_ms);

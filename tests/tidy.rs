@@ -56,11 +56,26 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("migration", &["metadata", "soft"]),
     ("coordinator", &["metadata", "liveness", "soft", "placement", "migration"]),
     ("machine", &["metadata"]),
+    ("backup", &["metadata"]),
+    ("restore", &["metadata", "backup", "config"]),
     ("metrics", &[]),
     ("proposer", &["metadata", "machine"]),
     ("config", &["metadata"]),
     ("cli", &["config"]),
-    ("api", &["metadata", "soft", "placement", "migration", "coordinator", "machine", "metrics", "proposer"]),
+    (
+        "api",
+        &[
+            "metadata",
+            "soft",
+            "placement",
+            "migration",
+            "coordinator",
+            "machine",
+            "backup",
+            "metrics",
+            "proposer",
+        ],
+    ),
     ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
 ];
 

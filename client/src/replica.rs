@@ -154,6 +154,8 @@ pub struct Status {
     pub position: Position,
     /// There is a copy.
     pub held: bool,
+    /// There is one that is being filled, of which nothing can be told yet.
+    pub filling: bool,
     /// It serves as primary.
     pub serving: bool,
 }
@@ -238,6 +240,7 @@ impl Replica {
             epoch: self.known_epoch(),
             position: full.map_or(Position::default(), |copy| copy.durable),
             held: self.copy.is_some(),
+            filling: self.copy.as_ref().is_some_and(|copy| !copy.full),
             serving: self.has_authority(),
         }
     }

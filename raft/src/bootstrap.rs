@@ -226,7 +226,12 @@ async fn update_address(core: &Core) -> Result<(), Hindrance> {
         return Err(Hindrance::Fatal(FatalError::Refused(why)));
     }
     let Some(leader) = core.leader() else { return wait("waiting for a leader, to tell its new addresses") };
-    match ask_to_join(core, &leader.peer_url, leader.raft_id).await {
+    // A leader is not to be found where it was.
+    let answer = match leader.raft_id == core.raft_id {
+        true => Ok(core.take_in(info).await),
+        false => ask_to_join(core, &leader.peer_url, leader.raft_id).await,
+    };
+    match answer {
         Ok(JoinAnswer::Joined { .. }) => Ok(()),
         Ok(JoinAnswer::Refused { why }) => Err(Hindrance::Fatal(FatalError::Refused(why))),
         Ok(JoinAnswer::Elsewhere { .. } | JoinAnswer::Later { .. }) | Err(_) => {

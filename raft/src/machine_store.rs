@@ -274,7 +274,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
-fn gather(mut rows: RowsIter) -> Result<(BytesMut, RowsIter), io::Error> {
+pub(crate) fn gather(mut rows: RowsIter) -> Result<(BytesMut, RowsIter), io::Error> {
     let mut piece = BytesMut::new();
     while piece.len() < PIECE_BYTES {
         let Some((key, value)) = rows.next() else { break };

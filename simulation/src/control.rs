@@ -8,7 +8,7 @@ use ruvector_cluster::client::ids::NodeId;
 use ruvector_cluster::config::{Config, LogFormat};
 use ruvector_cluster::metadata::Metadata;
 use ruvector_cluster::server::{self, Parts, Running};
-use ruvector_cluster_raft::{Node, Timing};
+use ruvector_cluster_raft::{Node, Phase, Timing};
 use ruvector_cluster_storage::{MemRows, OpenOptions, SimDisk};
 use tokio::sync::watch;
 
@@ -150,6 +150,13 @@ impl ControlNode {
         let state = self.state();
         let running = state.running.as_ref()?;
         Some(Live { node: running.node.clone(), state: running.state.clone(), run: state.runs })
+    }
+
+    /// Whether it believes to have been taken in by its cluster at some time.
+    #[must_use]
+    pub fn was_member(&self) -> bool {
+        let running = |live: Live| *live.node.phase().borrow() == Phase::Running;
+        self.live().is_some_and(running)
     }
 
     /// Whether there is a process, be it paused or starting.

@@ -17,7 +17,7 @@ use crate::chance::Chance;
 use crate::check::Violation;
 use crate::check::history::WatchRecord;
 use crate::cluster::Cluster;
-use crate::control::World;
+use crate::control::{End, World};
 use crate::data::client::{ClientParts, DataClient, Mix, read_all};
 use crate::data::keys::{self, PlacedKey};
 use crate::data::record::{Events, Recorder as DataRecorder};
@@ -35,6 +35,10 @@ use crate::watcher::Watcher;
 
 /// Shared keys of each shard, and own keys of each client in it.
 const KEYS: (usize, usize) = (2, 1);
+/// The longest that faults go on after no new ones come.
+const FAULTS_END: Duration = Duration::from_secs(60);
+/// A control node that is no member after this time was removed, though whoever removed it was not told.
+const JOINS_WITHIN: Duration = Duration::from_secs(10);
 /// Clients that read at the end have this number and those above it.
 const LAST_CLIENT: u32 = 900;
 
@@ -251,7 +255,11 @@ impl Run {
             under_way.spawn(faults.clone().inject(kind));
             while under_way.try_join_next().is_some() {}
         }
-        under_way.shutdown().await;
+        // Each puts right what it did; none lasts for long.
+        let ending = timeout(FAULTS_END, async { while under_way.join_next().await.is_some() {} });
+        if self.watching(ending).await.is_err() {
+            self.stuck("a fault did not end").await;
+        }
     }
 
     /// Everything works again: so must the cluster, and nothing may be missing.
@@ -301,8 +309,12 @@ async fn mend(cluster: Arc<Cluster>) {
         let ask = Ask::write(Method::DELETE, format!("/v1/nodes/{node}/drain"), None);
         cluster.insist(&ask, u32::MAX, |reply| reply.status == 200).await;
     }
+    let began = Instant::now();
     loop {
         cluster.heal();
+        if began.elapsed() > JOINS_WITHIN {
+            replace_removed(&cluster).await;
+        }
         let healthy = cluster.operate(&Ask::get("/v1/health")).await;
         let active = cluster.operate(&Ask::get("/v1/migrations?active=true")).await;
         let idle = active.is_some_and(|reply| reply.body["migrations"].as_array().is_some_and(Vec::is_empty));
@@ -311,6 +323,19 @@ async fn mend(cluster: Arc<Cluster>) {
         }
         force_lost(&cluster).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// A control node that is no member any more makes way for one that joins.
+async fn replace_removed(cluster: &Cluster) {
+    let Some(reply) = cluster.operate(&Ask::get("/v1/cluster")).await else { return };
+    let Some(members) = reply.body["members"].as_array() else { return };
+    let names: BTreeSet<&str> = members.iter().filter_map(|member| member["id"].as_str()).collect();
+    for node in cluster.control() {
+        if !names.contains(node.name.as_str()) && node.was_member() {
+            node.kill(End::PowerLoss);
+            cluster.replace_control(&node).start();
+        }
     }
 }
 

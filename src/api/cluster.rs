@@ -38,6 +38,7 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, params: Params) -> Answ
         num_shards: founded.settings.num_shards,
         replication_factor: founded.settings.replication_factor,
         lease_ms: founded.settings.lease_ms,
+        suspended: state.is_suspended(),
         state_hash: with_hash.then(|| state_hash(&state)),
     };
     answer::ok(state.revision(), &view)

@@ -98,6 +98,8 @@ fn rejection_row(code: RejectionCode) -> Row {
         RejectionCode::StaleVersion => (StatusCode::CONFLICT, "Another version of the in-sync set", false),
         RejectionCode::TooLate => (StatusCode::CONFLICT, "Too late to cancel", false),
         RejectionCode::Conflict => (StatusCode::CONFLICT, "Conflict", false),
+        RejectionCode::Suspended => (StatusCode::CONFLICT, "Restored and not resumed", false),
+        RejectionCode::NodesMissing => (StatusCode::CONFLICT, "Data nodes are missing", true),
     };
     (status, code.as_str(), title, retryable)
 }

@@ -119,6 +119,14 @@ fn assess(state: &Metadata, leader: Option<NodeId>, members: &[Member]) -> Healt
     } else if leader.is_none() {
         add(HealthStatus::Unavailable, "no_leader", "no control node is known to lead".into());
     }
+    if let Some(restored) = state.restored().filter(|restored| restored.suspended) {
+        let detail = format!(
+            "restored from a backup of revision {}: nothing is served until the data nodes are back ({total_nodes} are known) \
+             and POST /v1/cluster/resume says so; `{{\"dry_run\": true}}` tells who is missing",
+            restored.backup_revision
+        );
+        add(HealthStatus::Unavailable, "suspended", detail);
+    }
     if shards.unavailable > 0 {
         let detail = format!("{} shards have no in-sync copy on an alive node", shards.unavailable);
         add(HealthStatus::Unavailable, "shards_unavailable", detail);

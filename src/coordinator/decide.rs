@@ -43,7 +43,9 @@ pub struct Decision {
 
 /// Decides. Pure: the same state, soft state and time give the same commands; and none, once nothing is to be done.
 pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decision {
-    let Some(founded) = metadata.founded() else { return Decision::default() };
+    let Some(founded) = metadata.founded().filter(|_| !metadata.is_suspended()) else {
+        return Decision::default();
+    };
     let verdicts = Verdicts::due(metadata, soft, now);
     let mut changes = verdicts.changes(metadata, soft, now);
     changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));

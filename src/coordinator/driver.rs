@@ -180,6 +180,13 @@ impl Coordinator {
         Some(Arc::new(soft.clone()))
     }
 
+    /// What this leader heard, and the leadership under which it did: what is decided by it is to be proposed under no other.
+    pub fn heard(&self) -> Option<(Leadership, Arc<Soft>)> {
+        let leading = self.shared.leading();
+        let leading = leading.as_ref()?;
+        Some((leading.leadership, Arc::new(leading.soft.clone())))
+    }
+
     /// Whether another store may take the name of `node`: the run whose lease is over, for `Register.lease_over_of`. That run
     /// is granted nothing for a while from then on. None while its lease may last, and where this node does not lead.
     /// The leadership is the one that waited: the registration is to be proposed under it, and under no later one.
@@ -222,6 +229,8 @@ pub fn observe_heartbeat(
     let committed = Committed { down: row.is_down(), assigned_revision: row.assigned_revision };
     let grant = soft.liveness.observe_heartbeat(&beat, committed);
     let lease_ms = match grant {
+        // After a restore it is not known yet who may lead. The count goes on as if it were, which is on the safe side.
+        Grant::Granted(_) if metadata.is_suspended() => 0,
         Grant::Granted(_) => founded.settings.lease_ms,
         Grant::Returning | Grant::Behind(_) | Grant::Expiring => 0,
     };
@@ -335,7 +344,7 @@ impl Driver {
             let metadata = published.borrow_and_update().clone();
             let soft = &mut leading.as_mut()?.soft;
             soft.observe_state(&metadata, now.boot_ms);
-            soft.liveness.stop_granting(now.boot_ms);
+            soft.stop_granting(&metadata, now.boot_ms);
             (metadata, soft.clone())
         };
         let decision = decide(&metadata, &soft, now, scope);

@@ -11,6 +11,7 @@ mod nodes;
 mod registration;
 mod remember;
 mod reports;
+mod resume;
 mod seats;
 mod shards;
 mod tx;
@@ -129,6 +130,7 @@ impl Tx<'_> {
         if self.state.founded.is_none() && !matches!(envelope.command, Command::Found { .. }) {
             return Err(reject(RejectionCode::Founding, "the cluster has not been founded yet"));
         }
+        self.check_not_suspended(&envelope.command)?;
         let done = |()| Answer::Done;
         match &envelope.command {
             Command::Found { cluster_id, settings } => self.found(cluster_id, settings).map(done),
@@ -162,6 +164,10 @@ impl Tx<'_> {
             Command::SetPaused { paused } => {
                 self.set_paused(*paused);
                 Ok(Answer::Done)
+            }
+            Command::Resume(ask) => {
+                bounded(ask.choices.len(), "choices")?;
+                self.resume(ask).map(done)
             }
             Command::Refuse { rejection } => Err(rejection.clone()),
         }

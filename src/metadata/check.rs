@@ -19,7 +19,7 @@
 //! 11. A shard's epoch never falls, and another primary comes with a higher one, and with a later `assigned_revision` of the
 //!     old one's node.
 //! 12. Another in-sync set comes with a higher version.
-//! 13. Whoever becomes primary was in sync, but for a forced or a founding one.
+//! 13. Whoever becomes primary was in sync, but for a forced or a founding one, or at the end of a suspension.
 //! 14. Some member of the in-sync set stays, but for a forced, a founding or a given-up shard.
 //! 15. Revision, log time and a node's run never fall; the revision stays unless something changed.
 

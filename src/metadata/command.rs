@@ -124,6 +124,8 @@ pub enum Command {
         /// Whether they are stopped.
         paused: bool,
     },
+    /// After a restore an operator says that the data nodes are back: each shard is led by whoever has the most of it.
+    Resume(Resume),
     /// The proposer, by what it alone knows, finds the request impossible: refused, so that a repeat of it is told the same.
     Refuse {
         /// Why.
@@ -158,6 +160,63 @@ pub struct Register {
     /// Refused when the row is at another revision, or there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<Revision>,
+}
+
+/// A part of the end of a suspension. Large clusters need several; only the last one lets the cluster serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Who told all that it holds, since it registered with the restored cluster. Refused when one has another run.
+    pub heard: Vec<HeardNode>,
+    /// Nodes that need not be heard: they won't come back.
+    pub without: Vec<NodeId>,
+    /// No node needs to be heard, and shards that nobody holds begin anew, empty.
+    pub accept_data_loss: bool,
+    /// By what the nodes said.
+    pub choices: Vec<Choice>,
+    /// The cluster serves from here on. Refused while a shard is left that nothing was chosen for.
+    pub last: bool,
+}
+
+/// A data node in the run in which it was heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardNode {
+    /// The node.
+    pub node: NodeId,
+    /// Its run.
+    pub incarnation: Incarnation,
+}
+
+/// What becomes of one shard at the end of a suspension.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "choice")]
+pub enum Choice {
+    /// The node has the highest position: it leads, alone in sync.
+    Lead {
+        /// The shard.
+        shard: ShardId,
+        /// Refused at another epoch.
+        if_epoch: Epoch,
+        /// Refused unless heard.
+        primary: NodeId,
+        /// The other copies; caught up by the primary.
+        replicas: Vec<NodeId>,
+    },
+    /// Nobody holds it: it begins anew, empty. Needs `accept_data_loss`, unless it was never opened.
+    Found {
+        /// The shard.
+        shard: ShardId,
+        /// Refused at another epoch.
+        if_epoch: Epoch,
+    },
+}
+
+impl Choice {
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        match self {
+            Self::Lead { shard, .. } | Self::Found { shard, .. } => *shard,
+        }
+    }
 }
 
 /// An operator's wish of a node.
@@ -387,6 +446,10 @@ pub enum RejectionCode {
     TooLate,
     /// It contradicts the state otherwise.
     Conflict,
+    /// The cluster was restored from a backup and waits to be resumed.
+    Suspended,
+    /// Data nodes have not been heard since the restore.
+    NodesMissing,
 }
 
 impl RejectionCode {
@@ -407,6 +470,8 @@ impl RejectionCode {
             Self::StaleVersion => "stale_version",
             Self::TooLate => "too_late",
             Self::Conflict => "conflict",
+            Self::Suspended => "suspended",
+            Self::NodesMissing => "nodes_missing",
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What can be asked of the state. Nothing here changes it, and nothing walks all shards but where the name says so.
 
-use ruvector_cluster_client::ids::{MigrationId, NodeId, Revision, ShardId};
+use ruvector_cluster_client::ids::{Epoch, MigrationId, NodeId, Revision, ShardId};
 use ruvector_cluster_client::wire::{RebalancePolicy, Role, ShardCounts, ShardStatus};
 
 use super::migration::MigrationRow;
 use super::node::NodeRow;
 use super::shard::{RetiringRow, ShardRow};
-use super::state::{EventRow, Founded, Metadata};
+use super::state::{EventRow, Founded, Metadata, Restored};
 
 impl Metadata {
     /// The state before the first command.
@@ -17,6 +17,21 @@ impl Metadata {
     /// What the cluster was founded with; none before.
     pub fn founded(&self) -> Option<&Founded> {
         self.founded.as_deref()
+    }
+
+    /// That it began from a backup; none for a cluster that was founded empty.
+    pub fn restored(&self) -> Option<&Restored> {
+        self.restored.as_deref()
+    }
+
+    /// Whether it was restored from a backup and has not been resumed: nothing is granted, assigned or decided.
+    pub fn is_suspended(&self) -> bool {
+        self.restored().is_some_and(|restored| restored.suspended)
+    }
+
+    /// No shard is assigned at this epoch or below.
+    pub fn epoch_floor(&self) -> Epoch {
+        self.restored().map_or(Epoch(0), |restored| restored.epoch_floor)
     }
 
     /// Log index of the last change.

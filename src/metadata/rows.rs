@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `head`, `founded`, `policy` | one each |
+//! | `restored` | that it began from a backup, if it did |
 //! | `n/` id | a node |
 //! | `s/` number (4 bytes) | a shard; those never assigned have none |
 //! | `r/` number, id | a copy to be deleted |
@@ -24,7 +25,7 @@ use super::apply::RowChange;
 use super::migration::MigrationRow;
 use super::node::NodeRow;
 use super::shard::{RetiringRow, ShardRow};
-use super::state::{EventRow, Founded, Metadata, PolicyRow, Remembered};
+use super::state::{EventRow, Founded, Metadata, PolicyRow, Remembered, Restored};
 
 /// First byte of each value: JSON, as this build writes it.
 const FORMAT: u8 = 1;
@@ -52,6 +53,10 @@ pub(super) fn head(state: &Metadata) -> RowChange {
 
 pub(super) fn founded(row: &Founded) -> RowChange {
     written(key(&[b"founded"]), row)
+}
+
+pub(super) fn restored(row: &Restored) -> RowChange {
+    written(key(&[b"restored"]), row)
 }
 
 pub(super) fn policy(row: &PolicyRow) -> RowChange {
@@ -129,6 +134,7 @@ impl Metadata {
     pub fn to_rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + use<> {
         let never_assigned = self.founded().map(|founded| founded.revision);
         let once = std::iter::once(head(self)).chain(self.founded().map(founded));
+        let once = once.chain(self.restored().map(restored));
         let once: Vec<RowChange> = once.chain(self.founded().map(|_| policy(&self.policy))).collect();
         let shards = self.shards.owned().filter(move |(_, entry)| Some(entry.row.revision) != never_assigned);
         let rows = once

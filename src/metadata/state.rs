@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruvector_cluster_client::ids::{Incarnation, MigrationId, NodeId, Revision, ShardId};
+use ruvector_cluster_client::ids::{Epoch, Incarnation, MigrationId, NodeId, Revision, ShardId};
 use ruvector_cluster_client::wire::{RebalancePolicy, Role, ShardCounts, ShardStatus};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,7 @@ use super::shard::{RetiringRow, ShardRow};
 pub struct Metadata {
     pub(super) founded: Option<Arc<Founded>>,
     pub(super) head: Head,
+    pub(super) restored: Option<Arc<Restored>>,
     pub(super) policy: Arc<PolicyRow>,
     pub(super) nodes: CowMap<NodeId, Arc<NodeRow>>,
     pub(super) shards: CowMap<ShardId, ShardEntry>,
@@ -44,6 +45,20 @@ pub struct Founded {
     pub settings: Settings,
     /// Of the founding command; the revision of shards that were never assigned.
     pub revision: Revision,
+}
+
+/// That the cluster began from a backup. A row of its own, so that a version that knows nothing of it refuses the state instead
+/// of serving from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Nothing is granted, assigned or decided until an operator resumes.
+    pub suspended: bool,
+    /// No shard is assigned at this epoch or below: what was given before the restore is not above it.
+    pub epoch_floor: Epoch,
+    /// Of the cluster that the backup was made of.
+    pub backup_cluster_id: String,
+    /// Of the backup.
+    pub backup_revision: Revision,
 }
 
 /// Counters, and how far the log came.

@@ -3,4 +3,7 @@
 mod bounds;
 mod golden;
 mod properties;
+mod restored;
 mod script;
+
+pub(crate) use properties::states_of;

@@ -24,6 +24,9 @@ pub use error::Damage;
 pub use identity::{Identity, IdentityFile};
 pub use open::{OpenError, OpenOptions, Storage};
 pub use rows::{MemRows, Rows, RowsBatch, RowsError, RowsImage, SledRows};
-pub use snapshot::{SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore, SnapshotWriter};
+pub use snapshot::{
+    SnapshotBytes, SnapshotDecoder, SnapshotEncoder, SnapshotError, SnapshotFile, SnapshotReceiver,
+    SnapshotStore, SnapshotWriter,
+};
 pub use vote::{SlotError, Slots, VoteFile};
 pub use wal::{AppendDone, Space, Wal, WalError, WalOptions};

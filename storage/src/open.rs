@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::disk::{Disk, is_locked};
+use crate::disk::{Disk, OpenMode, is_locked};
 use crate::error::{Damage, REMEDY_REJOIN};
 use crate::identity::{self, Identity, IdentityFile};
 use crate::rows::{Rows, RowsError, RowsImage};
@@ -17,6 +17,9 @@ use crate::wal::{Wal, WalError, WalOptions, first_segment_name, is_segment};
 mod crash_tests;
 #[cfg(test)]
 mod tests;
+
+/// Stands in a directory while it is being restored; it is removed last.
+const RESTORING: &str = "restoring";
 
 /// How to open a directory.
 #[derive(Clone, Debug)]
@@ -57,6 +60,20 @@ pub enum OpenError {
         dir: String,
         /// A name in it that is not ours.
         found: String,
+    },
+    /// A restore was to begin in it.
+    #[error("{dir} is not empty: it holds {found:?}; restore into an empty or missing directory")]
+    NotEmpty {
+        /// The directory.
+        dir: String,
+        /// A name in it.
+        found: String,
+    },
+    /// A restore began in it, and was cut short.
+    #[error("a restore into {dir} did not finish; empty the directory and restore again")]
+    Unfinished {
+        /// The directory.
+        dir: String,
     },
     /// It was made for a node of another name.
     #[error("{dir} belongs to node {owner:?}, not {asked:?}; use that name or another directory")]
@@ -147,21 +164,56 @@ impl Storage {
         rows: Arc<dyn Rows>,
         options: OpenOptions,
     ) -> Result<Self, OpenError> {
+        let names = lock_and_list(disk.as_ref()).await?;
+        check_ours(&disk.describe(""), &names)?;
+        Self::open_locked(disk, rows, options, names).await
+    }
+
+    /// Makes an empty or missing directory this node's, to be filled with what a backup holds. Until
+    /// [`Storage::finish_restore`] nothing opens it.
+    ///
+    /// # Errors
+    /// [`OpenError::NotEmpty`], [`OpenError::Unfinished`], or as [`Storage::open`].
+    pub async fn begin_restore(
+        disk: Arc<dyn Disk>,
+        rows: Arc<dyn Rows>,
+        options: OpenOptions,
+    ) -> Result<Self, OpenError> {
         let dir = disk.describe("");
-        let io = |doing: &'static str| {
-            let dir = dir.clone();
-            move |source| OpenError::Io { doing, dir, source }
-        };
-        disk.lock().await.map_err(|e| match is_locked(&e) {
-            true => OpenError::Locked { dir: dir.clone() },
-            false => io("lock")(e),
-        })?;
-        let mut names = disk.list().await.map_err(io("list"))?;
-        // What the root of a mounted file system always holds.
-        names.retain(|name| name != "lost+found");
-        check_ours(&dir, &names)?;
+        let names = lock_and_list(disk.as_ref()).await?;
+        if names.iter().any(|name| name == RESTORING) {
+            return Err(OpenError::Unfinished { dir });
+        }
+        if let Some(found) = names.first() {
+            return Err(OpenError::NotEmpty { dir, found: found.clone() });
+        }
+        let io = |source| OpenError::Io { doing: "begin a restore in", dir: dir.clone(), source };
+        disk.open(RESTORING, OpenMode::Fresh).await.map_err(io)?;
+        disk.sync_dir().await.map_err(io)?;
+        Self::open_locked(disk, rows, options, names).await
+    }
+
+    /// Everything is there: from here on the directory can be opened. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk fails; the directory is then still refused, or whole.
+    pub async fn finish_restore(&self) -> Result<(), OpenError> {
+        let io = |source| OpenError::Io { doing: "finish a restore in", dir: self.disk.describe(""), source };
+        self.disk.sync_dir().await.map_err(io)?;
+        self.disk.remove(RESTORING).await.map_err(io)?;
+        self.disk.sync_dir().await.map_err(io)
+    }
+
+    async fn open_locked(
+        disk: Arc<dyn Disk>,
+        rows: Arc<dyn Rows>,
+        options: OpenOptions,
+        names: Vec<String>,
+    ) -> Result<Self, OpenError> {
+        let dir = disk.describe("");
         let identity = open_identity(disk.as_ref(), &dir, &names, &options).await?;
-        disk.restrict().await.map_err(io("restrict"))?;
+        let io = |source| OpenError::Io { doing: "restrict", dir: dir.clone(), source };
+        disk.restrict().await.map_err(io)?;
         let vote = Slots::open(disk.as_ref(), VOTE).await?;
         if vote.load().await.is_some() {
             check_log_is_there(disk.as_ref(), &names)?;
@@ -197,8 +249,28 @@ fn check_log_is_there(disk: &dyn Disk, names: &[String]) -> Result<(), Damage> {
     Err(Damage::new(disk.describe(&first_segment_name()), 0, why))
 }
 
+/// Locks the directory and lists what is in it.
+async fn lock_and_list(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
+    let dir = disk.describe("");
+    let io = |doing: &'static str| {
+        let dir = dir.clone();
+        move |source| OpenError::Io { doing, dir, source }
+    };
+    disk.lock().await.map_err(|e| match is_locked(&e) {
+        true => OpenError::Locked { dir: dir.clone() },
+        false => io("lock")(e),
+    })?;
+    let mut names = disk.list().await.map_err(io("list"))?;
+    // What the root of a mounted file system always holds.
+    names.retain(|name| name != "lost+found");
+    Ok(names)
+}
+
 /// Refuses a directory with files in it and no identity. A new directory that lost power has its identity's files alone.
 fn check_ours(dir: &str, names: &[String]) -> Result<(), OpenError> {
+    if names.iter().any(|name| name == RESTORING) {
+        return Err(OpenError::Unfinished { dir: dir.to_owned() });
+    }
     let ours = slot_names(identity::NAME);
     if names.iter().any(|name| ours.contains(name)) {
         return Ok(());

@@ -18,11 +18,13 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::Damage;
 
 mod format;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use format::Scan;
+pub use stream::{SnapshotBytes, SnapshotDecoder, SnapshotEncoder};
 pub use write::{SnapshotReceiver, SnapshotWriter};
 
 /// How many snapshots are kept.

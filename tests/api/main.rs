@@ -5,6 +5,7 @@
 #[path = "../support/harness.rs"]
 mod support;
 
+mod backups;
 mod bad_input;
 mod contract;
 mod process;

@@ -13,5 +13,6 @@ mod leader_kill;
 mod no_quorum;
 mod racks;
 mod restart;
+mod restored;
 mod state_hash;
 mod wiped_node;

@@ -96,8 +96,16 @@ impl ControlCluster {
     }
 
     fn args(&self, node: usize, more: &[&str]) -> Vec<String> {
-        let seeds: Vec<String> = self.nodes.iter().map(|node| node.ports.addr()).collect();
         let mut args: Vec<String> = vec!["server".into()];
+        args.extend(self.server_flags(node));
+        args.extend(more.iter().map(|flag| (*flag).to_owned()));
+        args
+    }
+
+    /// The flags that control node `node` is started with.
+    pub fn server_flags(&self, node: usize) -> Vec<String> {
+        let seeds: Vec<String> = self.nodes.iter().map(|node| node.ports.addr()).collect();
+        let mut args: Vec<String> = Vec::new();
         let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
         flag("--node-id", self.nodes[node].name.clone());
         flag("--listen", self.nodes[node].ports.addr());
@@ -105,7 +113,6 @@ impl ControlCluster {
         flag("--seeds", seeds.join(","));
         flag("--num-shards", self.options.num_shards.to_string());
         args.extend(self.options.flags.iter().cloned());
-        args.extend(more.iter().map(|flag| (*flag).to_owned()));
         args
     }
 

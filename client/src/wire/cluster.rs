@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Time;
-use crate::ids::{NodeId, Revision};
+use crate::ids::{NodeId, Revision, ShardId};
 
 /// A control node's place in the Raft cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub struct ClusterView {
     pub replication_factor: u32,
     /// Length of a data node's lease.
     pub lease_ms: u64,
+    /// It was restored from a backup and serves nothing until `POST /v1/cluster/resume`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// With `?state_hash=true`: a hash of this control node's replicated rows, equal on all at equal revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_hash: Option<String>,
@@ -153,6 +156,42 @@ pub struct TransferRequest {
     pub to: Option<NodeId>,
 }
 
+/// `POST /v1/cluster/resume`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// Says what would come of it, and changes nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Data nodes that will not come back: they need not be heard.
+    #[serde(default)]
+    pub without: Vec<NodeId>,
+    /// No data node needs to be heard, and shards that nobody holds begin anew, empty.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeResponse {
+    /// Whether the cluster still serves nothing.
+    pub suspended: bool,
+    /// Of the restored cluster.
+    pub generation: u64,
+    /// Of the map.
+    pub revision: Revision,
+    /// Data nodes that told what they hold since the restore.
+    pub heard: Vec<NodeId>,
+    /// Data nodes that may hold something and have not.
+    pub missing: Vec<NodeId>,
+    /// Shards that are led by whoever has the most of them.
+    pub led: u64,
+    /// Shards that nobody holds in full: the first 100.
+    pub unheld: Vec<ShardId>,
+    /// How many those are.
+    pub unheld_total: u64,
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -169,7 +208,7 @@ pub struct Event {
     pub node: Option<NodeId>,
     /// The shard that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shard: Option<crate::ids::ShardId>,
+    pub shard: Option<ShardId>,
     /// The migration that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<crate::ids::MigrationId>,

@@ -136,6 +136,9 @@ pub struct HeldShard {
     /// Writes per second since the last heartbeat.
     #[serde(default)]
     pub writes_per_s: Thousandths,
+    /// The copy is being filled: its content may be any mixture, and `position` is 0.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub filling: bool,
 }
 
 /// `POST /v1/nodes/{id}/heartbeat`.

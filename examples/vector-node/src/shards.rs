@@ -268,6 +268,7 @@ impl ShardHost for Shards {
                 vectors,
                 reads_per_s: rate(reads, before.0),
                 writes_per_s: rate(writes, before.1),
+                filling: status.filling,
             });
         }
         counted.at_ms = now_ms;

@@ -53,7 +53,7 @@ impl Node {
                 .then_some(metrics.vote.leader_id().voted_for),
             durable: self.core.wal.durable_index(),
             last_log: metrics.last_log_index,
-            committed: index(metrics.cluster_committed),
+            committed: index(metrics.local_committed),
             applied: *self.core.applied.borrow(),
             snapshot: index(metrics.snapshot),
             purged: index(metrics.purged),

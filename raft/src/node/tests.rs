@@ -7,5 +7,6 @@ mod durability;
 mod failover;
 mod founding;
 mod life;
+mod restored;
 
 use cluster::{Cluster, eventually};

@@ -12,6 +12,7 @@ use super::super::{Now, Scope, Soft, decide};
 use crate::liveness::Grant;
 use crate::metadata::{
     Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, Register, Settings, ShardRow, Wish, apply,
+    view,
 };
 
 pub(super) const TICK_MS: u64 = 250;
@@ -101,6 +102,17 @@ impl World {
         known.runs = true;
     }
 
+    /// All control nodes are lost; a new cluster begins from `backup`, and the data nodes find it.
+    pub(super) fn restore(&mut self, backup: &Metadata) {
+        self.metadata = backup.restored_as("again").unwrap().unwrap();
+        self.index = self.metadata.revision().0;
+        self.lead();
+        let running = self.nodes.iter().filter(|(_, data)| data.runs).map(|(node, _)| node.clone());
+        for node in running.collect::<Vec<_>>() {
+            self.join(node.as_str(), "");
+        }
+    }
+
     pub(super) fn wish(&mut self, name: &str, wish: Wish) {
         self.apply(Command::SetIntent { node: id(name), if_match: None, wish });
     }
@@ -138,7 +150,7 @@ impl World {
             }
         }
         self.soft.observe_state(&self.metadata, self.now_ms);
-        self.soft.liveness.stop_granting(self.now_ms);
+        self.soft.stop_granting(&self.metadata, self.now_ms);
         let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
         let decision = decide(&self.metadata, &self.soft, now, Scope::Whole);
         self.soft.levelling = decision.levelling.unwrap_or(self.soft.levelling);
@@ -173,12 +185,14 @@ impl World {
         };
         let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
         let (answer, grant) = observe_heartbeat(&self.metadata, &mut self.soft, node, &request, now).unwrap();
-        assert_eq!(answer.lease_ms > 0, matches!(grant, Grant::Granted(_)));
+        let granted = matches!(grant, Grant::Granted(_)) && !self.metadata.is_suspended();
+        assert_eq!(answer.lease_ms > 0, granted);
     }
 
     /// Does and reports what the node is assigned.
     fn work(&mut self, node: &NodeId) {
-        let roles: Vec<(ShardId, Role)> = self.metadata.roles_of(node).collect();
+        let assigned = view::assignments(&self.metadata, node).unwrap().assignments;
+        let roles: Vec<(ShardId, Role)> = assigned.iter().map(|one| (one.shard, one.role)).collect();
         let mut reports = Vec::new();
         for (id, role) in roles {
             let shard = self.metadata.shard(id).unwrap().clone();

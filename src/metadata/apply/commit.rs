@@ -71,6 +71,7 @@ impl Tx<'_> {
         let touched = self.touched();
         let changed = self.founded
             || self.policy_changed
+            || self.resumed
             || !(self.before.nodes.is_empty() && self.before.shards.is_empty())
             || !(self.before.retiring.is_empty() && self.before.migrations.is_empty());
         if !changed {
@@ -88,6 +89,9 @@ impl Tx<'_> {
             if self.state.node(&node).is_some() {
                 changes.push(Changed::Assignments(node));
             }
+        }
+        if self.resumed {
+            self.forget_deltas();
         }
         if self.founded || self.policy_changed {
             Arc::make_mut(&mut self.state.policy).revision = self.revision;
@@ -147,7 +151,21 @@ impl Tx<'_> {
                 holders.for_each(|holder| touch(&mut touched, holder, shard));
             }
         }
+        if self.resumed {
+            let all = self.state.nodes().map(|row| row.id.clone());
+            all.for_each(|node| _ = touched.entry(node).or_default());
+        }
         touched
+    }
+
+    /// While suspended everybody was told that nothing is assigned: from here on all must be read anew.
+    fn forget_deltas(&mut self) {
+        let nodes: Vec<NodeId> = self.state.nodes().map(|row| row.id.clone()).collect();
+        for node in nodes {
+            if let Some(holdings) = self.state.holdings.get_mut(&node) {
+                Arc::make_mut(holdings).known_since = self.revision;
+            }
+        }
     }
 
     fn migration_before(&self, row: &ShardRow) -> Option<&MigrationRow> {
@@ -249,6 +267,9 @@ impl Tx<'_> {
         let mut stored = Vec::new();
         if self.founded {
             stored.extend(state.founded().map(rows::founded));
+        }
+        if self.resumed {
+            stored.extend(state.restored().map(rows::restored));
         }
         if self.founded || self.policy_changed {
             stored.push(rows::policy(&state.policy));

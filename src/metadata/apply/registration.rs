@@ -44,8 +44,10 @@ impl Tx<'_> {
         let row = registered_again(&known, ask);
         let run = row.incarnation;
         self.put_node(row.clone());
-        let held: Vec<(ShardId, Role)> = self.state.roles_of(&ask.node).collect();
         let keeps_seats = same_store || is_on(Mutant::WipedStoreKeepsSeat);
+        // While suspended, what it holds is decided by what it says that it holds.
+        let suspended = self.state.is_suspended();
+        let held: Vec<(ShardId, Role)> = self.state.roles_of(&ask.node).filter(|_| !suspended).collect();
         for (id, role) in held {
             match (role, keeps_seats) {
                 (Role::Retiring, true) => {}

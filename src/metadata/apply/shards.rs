@@ -41,7 +41,7 @@ impl Tx<'_> {
             self.check_takes_copy(&shard, node)?;
         }
         in_sync.sort();
-        let epoch = Epoch(shard.epoch.0 + 1);
+        let epoch = Epoch(shard.epoch.max(self.state.epoch_floor()).0 + 1);
         if let Some(old) = &shard.primary {
             self.take_primaryship_from(old);
         }

@@ -34,6 +34,8 @@ pub(super) struct Tx<'a> {
     pub(super) events: Vec<EventRow>,
     pub(super) founded: bool,
     pub(super) policy_changed: bool,
+    /// The suspension ends: all assignments are news.
+    pub(super) resumed: bool,
 }
 
 /// What an event is about.
@@ -47,7 +49,8 @@ pub(super) struct About<'a> {
 impl<'a> Tx<'a> {
     pub(super) fn new(state: &'a mut Metadata, revision: Revision, actor: &'a str) -> Self {
         let (before, events) = (Before::default(), Vec::new());
-        Self { state, revision, actor, before, events, founded: false, policy_changed: false }
+        let (founded, policy_changed, resumed) = (false, false, false);
+        Self { state, revision, actor, before, events, founded, policy_changed, resumed }
     }
 
     /// Log time.

@@ -59,7 +59,7 @@ pub(super) fn check_shard_step(
     let versioned = now.in_sync_version >= was.in_sync_version
         && (now.in_sync == was.in_sync || now.in_sync_version > was.in_sync_version);
     findings.require(versioned, 12, || format!("shard {id}: {was:?} became {now:?}"));
-    let forced = now.founding || matches!(command, Command::ForcePrimary { .. });
+    let forced = now.founding || matches!(command, Command::ForcePrimary { .. } | Command::Resume(_));
     let unchecked = mutants::is_on(mutants::Mutant::PromoteUnchecked);
     let was_in_sync = now.primary.as_ref().is_none_or(|primary| was.in_sync.contains(primary));
     let kept = !other_primary || forced || was_in_sync || unchecked;

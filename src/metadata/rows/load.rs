@@ -11,7 +11,7 @@ use super::super::migration::MigrationRow;
 use super::super::node::NodeRow;
 use super::super::shard::{RetiringRow, ShardRow};
 use super::super::state::{
-    EventRow, Founded, Head, Holdings, Metadata, PolicyRow, Remembered, ShardEntry, counts_of,
+    EventRow, Founded, Head, Holdings, Metadata, PolicyRow, Remembered, Restored, ShardEntry, counts_of,
 };
 use super::FORMAT;
 
@@ -81,6 +81,7 @@ impl Metadata {
         match key {
             b"head" => self.head = parse::<Head>(key, json)?,
             b"founded" => self.founded = Some(Arc::new(parse::<Founded>(key, json)?)),
+            b"restored" => self.restored = Some(Arc::new(parse::<Restored>(key, json)?)),
             b"policy" => self.policy = Arc::new(parse::<PolicyRow>(key, json)?),
             [b'n', b'/', ..] => {
                 let row: NodeRow = parse(key, json)?;

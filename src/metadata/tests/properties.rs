@@ -305,6 +305,29 @@ proptest! {
     }
 }
 
+/// States that random commands lead to, one in `every`: for tests of what begins from any state.
+pub(crate) fn states_of(mut seed: u64, commands: usize, every: u64) -> Vec<Metadata> {
+    let mut choices = Vec::new();
+    for _ in 0..commands * 12 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        choices.push((seed >> 40) as u16);
+    }
+    let mut dice = Dice(choices.into_iter());
+    let (mut state, mut index, mut states) = (Metadata::new(), 1, Vec::new());
+    apply(&mut state, index, 10, &enveloped(found(), None));
+    while dice.0.len() > 0 {
+        index += 1;
+        let key =
+            dice.one_in(6).then(|| RequestKey { key: format!("k{index}"), fingerprint: "f".to_owned() });
+        let envelope = enveloped(command(&state, &mut dice), key);
+        apply(&mut state, index, index * 10, &envelope);
+        if index % every == 0 {
+            states.push(state.clone());
+        }
+    }
+    states
+}
+
 #[test]
 fn random_commands_reach_every_phase_and_status() {
     let mut seen = std::collections::BTreeSet::new();

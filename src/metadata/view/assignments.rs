@@ -15,9 +15,10 @@ pub struct Compacted {
     pub known_since: Revision,
 }
 
-/// All that the node is assigned; none when it is not registered.
+/// All that the node is assigned, nothing while the cluster is suspended; none when it is not registered.
 pub fn assignments(state: &Metadata, node: &NodeId) -> Option<AssignmentsResponse> {
-    let all = state.roles_of(node).map(|(shard, _)| shard);
+    // Whoever was assigned something would act on it, and make others equal to what may be the older copy.
+    let all = state.roles_of(node).filter(|_| !state.is_suspended()).map(|(shard, _)| shard);
     let assignments = all.filter_map(|shard| assignment(state, shard, node)).collect();
     Some(AssignmentsResponse { full: true, assignments, ..nothing(state, node)? })
 }
@@ -31,6 +32,9 @@ pub fn assignments_since(
     node: &NodeId,
     since: Revision,
 ) -> Result<Option<AssignmentsResponse>, Compacted> {
+    if state.is_suspended() {
+        return Ok(assignments(state, node));
+    }
     let Some(mut answer) = nothing(state, node) else { return Ok(None) };
     let Some(holdings) = state.holdings.get(node) else { return Ok(Some(answer)) };
     if since < holdings.known_since {

@@ -64,12 +64,28 @@ pub(super) struct Scan {
     parts: u64,
     bytes: u64,
     ended: bool,
+    /// The content so far, where that is wanted.
+    content: Option<BytesMut>,
 }
 
 impl Scan {
     pub(super) fn new(path: &str) -> Self {
         let pending = BytesMut::new();
-        Self { path: path.to_owned(), pending, offset: 0, header: None, parts: 0, bytes: 0, ended: false }
+        Self {
+            path: path.to_owned(),
+            pending,
+            offset: 0,
+            header: None,
+            parts: 0,
+            bytes: 0,
+            ended: false,
+            content: None,
+        }
+    }
+
+    /// The same, keeping the content.
+    pub(super) fn keeping(path: &str) -> Self {
+        Self { content: Some(BytesMut::new()), ..Self::new(path) }
     }
 
     fn damage(&self, why: &str) -> SnapshotError {
@@ -145,10 +161,18 @@ impl Scan {
             }
             self.ended = true;
         } else {
+            if let Some(content) = &mut self.content {
+                content.extend_from_slice(body);
+            }
             self.parts += 1;
             self.bytes += len as u64;
         }
         Ok(total)
+    }
+
+    /// The content that was kept so far.
+    pub(super) fn take_content(&mut self) -> Bytes {
+        self.content.take().unwrap_or_default().freeze()
     }
 
     /// The header, provided that the file is whole.
