@@ -74,8 +74,10 @@ async fn a_primary_that_was_paused_past_its_lease_answers_nothing_under_the_old_
             asker.spawn(async move { net.ask_data(&host, &addr, Repeatable::No, encode(&message)).await })
         })
         .collect();
-    let succeeded =
-        |c: &Cluster| c.primary_but(at, SHARD).is_some_and(|e| e > epoch) && c.recorder.counts().read > 400;
+    let reads = cluster.recorder.counts().read;
+    let succeeded = |c: &Cluster| {
+        c.primary_but(at, SHARD).is_some_and(|e| e > epoch) && c.recorder.counts().read > reads + 30
+    };
     cluster.until("another primary", 120, succeeded).await;
     cluster.nodes[at].set_paused(false);
     for asked in asked {
@@ -89,8 +91,11 @@ async fn a_primary_that_was_paused_past_its_lease_answers_nothing_under_the_old_
 #[tokio::test(start_paused = true)]
 async fn nothing_acknowledged_is_lost_when_all_machines_lose_power() {
     let mut cluster = Cluster::start(4, Mix { pause_ms: (0, 4), ..Mix::default() }).await;
-    for round in 1..=3_u64 {
-        let more = round * 400;
+    for node in &cluster.nodes {
+        node.machine().disk.set_sync_us((2_000, 20_000));
+    }
+    for round in 1..=6_u64 {
+        let more = round * 200;
         cluster.until("writes are answered", 60, Cluster::has_answered(more, 1)).await;
         cluster.lose_power(round).await;
     }
@@ -112,7 +117,8 @@ async fn a_copy_that_failed_and_a_store_that_was_wiped_are_filled_again() {
     assert_eq!(cluster.nodes[at].agent(), AgentState::Runs);
     cluster.nodes[at].machine().disk.set_full(true);
     let before = cluster.recorder.counts().acknowledged;
-    cluster.until("others go on", 60, |c| c.recorder.counts().acknowledged > before + 200).await;
+    // Where it is primary itself its clients wait in vain, so this takes its time.
+    cluster.until("others go on", 120, |c| c.recorder.counts().acknowledged > before + 40).await;
     cluster.nodes[at].machine().disk.set_full(false);
     cluster.finish().await;
 }

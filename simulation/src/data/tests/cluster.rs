@@ -98,7 +98,7 @@ impl Control {
 
 impl Cluster {
     pub(super) async fn start(seed: u64, mix: Mix) -> Self {
-        let (trace, chance) = (Trace::new(false), Chance::new(seed));
+        let (trace, chance) = (Trace::new(std::env::var_os("SIMULATION_TRACE").is_some()), Chance::new(seed));
         let net = Net::new(chance.fork(), trace.clone());
         let clock = Arc::new(SimClock::new(1_000, 77));
         let control = Control { host: Host::new("n1"), disk: SimDisk::new(), rows: MemRows::new(), clock };
