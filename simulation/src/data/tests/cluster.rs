@@ -129,7 +129,9 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let statuses: Vec<_> = self.nodes.iter().map(DataNode::statuses).collect();
-        panic!("waited for: {what}; {:?} {:?} {statuses:#?}", self.recorder.counts(), self.failures.seen());
+        let (counts, failures) = (self.recorder.counts(), self.failures.seen());
+        let at_us = self.trace.now_us();
+        panic!("waited for: {what}; at {at_us} us: {counts:?} {failures:?} {statuses:#?}");
     }
 
     pub(super) fn has_answered(writes: u64, reads: u64) -> impl Fn(&Self) -> bool {
