@@ -28,7 +28,7 @@ use crate::net::{CallError, Net, Repeatable};
 const BOUND_MS: u64 = 3_000;
 /// How long one control node is waited for when the map is read, and all of them together.
 const MAP_MS: (u64, u64) = (500, 2_000);
-/// Reading everything goes round so often before it waits.
+/// The wait before keys that were not answered are read again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a client does, in thousandths; what is left are gets.

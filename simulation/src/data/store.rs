@@ -316,7 +316,10 @@ mod tests {
         for seed in 0..64 {
             let disk = DataDisk::new(Chance::new(seed));
             let life = disk.open();
-            assert_eq!(done(&disk, life, &[StoreAction::Create, append(1)]), [StoreResult::Done; 2]);
+            assert_eq!(
+                done(&disk, life, &[StoreAction::Create, append(1)]),
+                [StoreResult::Done, StoreResult::Done]
+            );
             assert!(disk.begin(life, SHARD, &[append(2), append(3)]));
             assert_eq!(at(&disk), Some(1), "what is in flight is not seen");
             disk.crash();
@@ -335,7 +338,10 @@ mod tests {
         assert_eq!(done(&disk, life, &[append(2)]), [StoreResult::Failed]);
         assert_eq!(done(&disk, life, &[append(3)]), [StoreResult::Failed]);
         assert_eq!((disk.found(SHARD), at(&disk)), (None, None));
-        assert_eq!(done(&disk, life, &[StoreAction::Create, append(1)]), [StoreResult::Done; 2]);
+        assert_eq!(
+            done(&disk, life, &[StoreAction::Create, append(1)]),
+            [StoreResult::Done, StoreResult::Done]
+        );
         assert_eq!(at(&disk), Some(1));
     }
 
