@@ -137,6 +137,17 @@ pub const ALL: &[Scenario] = &[
         states: 30_000,
     },
     Scenario {
+        name: "lossy",
+        about: "requests and answers lost, or arriving twice; copies dropped and caught up",
+        copies: 2,
+        bounds: Bounds { ticks: 3, writes: 1, reads: 1, losses: 2, repeats: 1, ..NONE },
+        at_once: AtOnce { requests: false, answers: false, ..AtOnce::ALL },
+        whole: false,
+        prefix: &[],
+        good_every: 64,
+        states: 30_000,
+    },
+    Scenario {
         name: "reconciliation",
         about: "three copies, a primary that crashed amid a write, its successors",
         copies: 3,
