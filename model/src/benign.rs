@@ -21,6 +21,7 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.at_once = AtOnce::ALL;
         self.cut = [false; NODES];
+        (self.apart, self.deaf) = (None, None);
         for at in 0..NODES {
             if !self.nodes[at].is_on() {
                 self.start(at);
@@ -155,6 +156,10 @@ impl World {
                 self.at_once = AtOnce { installs: false, beats: false, ..AtOnce::ALL };
                 self.migrate(follower).then_some(())?;
                 self.settle();
+                Some(())
+            }
+            Before::DeafPrimary => {
+                (self.apart, self.deaf) = (Some(leader), Some(leader));
                 Some(())
             }
             Before::SilentPrimary => {

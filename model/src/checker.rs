@@ -7,6 +7,9 @@ use crate::ghost::Rule;
 use crate::scenario::Scenario;
 use crate::world::World;
 
+/// The property that looks ahead.
+pub(crate) const GOOD: &str = "something good can still happen";
+
 /// One scenario's space.
 pub struct Space {
     scenario: Scenario,
@@ -73,7 +76,7 @@ impl Model for Space {
             always("a command that is repeated changes nothing", |_, world| {
                 keeps(world, Rule::RepeatsChangeNothing)
             }),
-            always("something good can still happen", |space, world| {
+            always(GOOD, |space, world| {
                 world.ghost.broken.is_some() || !space.is_asked(world) || world.can_do_good()
             }),
         ]

@@ -274,7 +274,7 @@ impl World {
         let node = &self.nodes[at];
         let is_news =
             node.installed.0 == 0 || self.control.metadata.assignments_changed(&node.name, node.installed);
-        node.is_on() && !self.cut[at] && !self.is_installing(at) && is_news
+        node.is_on() && !self.cut[at] && self.deaf != Some(at) && !self.is_installing(at) && is_news
     }
 
     /// The node fetches its assignments and puts them in force.

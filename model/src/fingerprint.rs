@@ -34,7 +34,7 @@ impl Hash for World {
         self.nodes.hash(hasher);
         let sum = self.net.iter().fold(0_u64, |sum, message| sum.wrapping_add(number(message)));
         (sum, self.net.len()).hash(hasher);
-        (self.cut, self.left).hash(hasher);
+        (self.cut, self.apart, self.deaf, self.left).hash(hasher);
         self.ghost.hash(hasher);
     }
 }

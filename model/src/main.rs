@@ -20,6 +20,9 @@ struct Options {
     /// Steps from the beginning at most.
     #[arg(long)]
     depth: Option<usize>,
+    /// Of so many states one is asked whether something good can still happen. Default: the scenario's own.
+    #[arg(long)]
+    good_every: Option<u64>,
     /// Threads; with more than one, traces and counts of cut runs may differ from run to run.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -47,7 +50,9 @@ fn extent(options: &Options, scenario: &Scenario) -> Extent {
 #[allow(clippy::disallowed_methods, reason = "measures how long a run takes; nothing is decided by it")]
 fn timed(options: &Options, scenario: &Scenario) -> anyhow::Result<(Explored, Duration)> {
     let began = std::time::Instant::now();
-    let explored = explore(scenario, extent(options, scenario)).map_err(anyhow::Error::msg)?;
+    let good_every = options.good_every.unwrap_or(scenario.good_every);
+    let scenario = Scenario { good_every, ..*scenario };
+    let explored = explore(&scenario, extent(options, &scenario)).map_err(anyhow::Error::msg)?;
     Ok((explored, began.elapsed()))
 }
 

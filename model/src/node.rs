@@ -267,7 +267,8 @@ impl World {
     /// Another node's request arrives.
     pub(crate) fn ask(&mut self, at: usize, asker: (usize, Incarnation, CallId), request: Request) {
         let (from, run, call) = asker;
-        if !self.nodes[at].is_on() {
+        let is_apart = self.apart.is_some_and(|apart| apart == at || apart == from);
+        if !self.nodes[at].is_on() || is_apart {
             return self.call_failed(from, run, call);
         }
         let ticket = self.node(at).wait(Waiter::Node { from, run, call });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use crate::checker::Space;
+use crate::checker::{GOOD, Space};
 use crate::scenario::Scenario;
 
 /// How far a run goes.
@@ -50,8 +50,9 @@ pub fn explore(scenario: &Scenario, extent: Extent) -> Result<Explored, String> 
     let generated = checker.state_count();
     let is_cut = extent.states.is_some_and(|states| generated >= states)
         || extent.depth.is_some_and(|depth| checker.max_depth() >= depth);
+    // A rule that is broken on the way to something good is told as such, where both were found.
     let shortest = checker.discoveries().into_iter().map(|(property, path)| (property, path.into_vec()));
-    let shortest = shortest.min_by_key(|(property, path)| (path.len(), *property));
+    let shortest = shortest.min_by_key(|(property, path)| (*property == GOOD, path.len(), *property));
     let violation = shortest.map(|(property, path)| {
         let mut text = String::new();
         for (state, action) in path {

@@ -100,6 +100,8 @@ pub enum Before {
     AlignUnderWay,
     /// The primary has sent no heartbeat for half a lease; all others have.
     SilentPrimary,
+    /// The primary fetches no assignments, and neither reaches the other data nodes nor they it; the control nodes do.
+    DeafPrimary,
     /// A primaryship that is being handed to a replica, not known to the primary.
     HandOver,
     /// A write that only the replicas have, and its primary's crash before their answers.
@@ -132,7 +134,18 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
+    },
+    Scenario {
+        name: "lossy",
+        about: "requests and answers lost, or arriving twice; copies dropped and caught up",
+        copies: 2,
+        bounds: Bounds { ticks: 3, writes: 1, reads: 1, losses: 2, repeats: 1, ..NONE },
+        at_once: AtOnce { requests: false, answers: false, ..AtOnce::ALL },
+        whole: false,
+        prefix: &[],
+        good_every: 64,
+        states: 30_000,
     },
     Scenario {
         name: "reconciliation",
@@ -143,7 +156,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::WriteThenCrash],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "in-sync",
@@ -154,7 +167,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "failover",
@@ -165,7 +178,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "leases",
@@ -176,7 +189,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "hand-over",
@@ -187,7 +200,18 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::HandOver],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
+    },
+    Scenario {
+        name: "deaf-primary",
+        about: "a hand-over that its primary neither fetches nor hears of from its successor",
+        copies: 2,
+        bounds: Bounds { ticks: 4, writes: 1, reads: 2, crashes: 1, leaders: 1, ..NONE },
+        at_once: AtOnce { decisions: false, reports: false, ..AtOnce::ALL },
+        whole: false,
+        prefix: &[Before::SilentPrimary, Before::DeafPrimary, Before::HandOver],
+        good_every: 64,
+        states: 30_000,
     },
     Scenario {
         name: "migration",
@@ -198,7 +222,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::MoveToSpare],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "copying",
@@ -209,7 +233,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::MoveToSpareCopying],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "verdicts",
@@ -220,7 +244,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::SilentPrimary],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "wipe",
@@ -231,7 +255,7 @@ pub const ALL: &[Scenario] = &[
         whole: true,
         prefix: &[],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "last-copy",
@@ -242,7 +266,7 @@ pub const ALL: &[Scenario] = &[
         whole: true,
         prefix: &[Before::ReplicaDropped],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
     Scenario {
         name: "late-requests",
@@ -253,7 +277,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::AlignUnderWay],
         good_every: 64,
-        states: 40_000,
+        states: 30_000,
     },
 ];
 

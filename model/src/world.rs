@@ -73,6 +73,10 @@ pub struct World {
     pub(crate) net: Vec<Arc<Message>>,
     /// Nodes cut off from the control nodes.
     pub(crate) cut: [bool; NODES],
+    /// The node that the other data nodes do not reach, nor it them.
+    pub(crate) apart: Option<usize>,
+    /// The node that fetches no assignments.
+    pub(crate) deaf: Option<usize>,
     pub(crate) left: Bounds,
     pub(crate) at_once: AtOnce,
     pub(crate) whole: bool,
@@ -100,6 +104,8 @@ impl World {
             nodes,
             net: Vec::new(),
             cut: [false; NODES],
+            apart: None,
+            deaf: None,
             left: Bounds::default(),
             at_once: AtOnce::ALL,
             whole: true,

@@ -3,10 +3,10 @@
 //! `RUVECTOR_OVERWRITES` sets how often; a million takes some 25 s, and docs/durability.md has the figures of one run.
 
 use std::path::Path;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use super::*;
 use crate::config::Compaction;
