@@ -7,12 +7,16 @@ use ruvector_cluster::client::ids::NodeId;
 use ruvector_cluster::metadata::Metadata;
 
 use crate::api::{Api, Ask, Reply};
-use crate::control::{ControlNode, World};
+use crate::control::{ControlNode, World, address};
 use crate::data::clock::SimClock;
 use crate::data::failures::Failures;
 use crate::data::node::{AgentState, DataMachine, DataNode};
 use crate::data::store::DataDisk;
 use crate::host::Host;
+use crate::plan::Plan;
+
+/// Control nodes that may be replaced in a run.
+const REPLACEMENTS: usize = 4;
 
 /// The machines, and an operator's way to them.
 pub struct Cluster {
@@ -30,6 +34,12 @@ pub struct Cluster {
     pub failing: Mutex<BTreeSet<String>>,
 }
 
+/// Where control nodes are, and where those are that take their place: data nodes are told once.
+#[must_use]
+pub fn control_addresses(plan: &Plan) -> Vec<String> {
+    (1..=plan.control_nodes + REPLACEMENTS).map(|number| address(number).to_string()).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -39,8 +49,9 @@ impl Cluster {
     #[must_use]
     pub fn new(world: World) -> Arc<Self> {
         let plan = world.plan.clone();
-        let control: Vec<Arc<ControlNode>> =
-            (1..=plan.control_nodes).map(|n| Arc::new(ControlNode::new(world.clone(), n))).collect();
+        let seeds: Vec<String> = (1..=plan.control_nodes).map(|n| address(n).to_string()).collect();
+        let node = |n| Arc::new(ControlNode::new(world.clone(), n, seeds.clone()));
+        let control: Vec<Arc<ControlNode>> = (1..=plan.control_nodes).map(node).collect();
         let addrs = Arc::new(Mutex::new(control.iter().map(|node| node.addr()).collect()));
         Arc::new(Self {
             operator: Api::new(&world.net, &Host::new("operator")),
@@ -76,7 +87,7 @@ impl Cluster {
             net: self.world.net.clone(),
             disk: DataDisk::new(chance.fork()),
             clock: Arc::new(clock),
-            control: lock(&self.addrs).clone(),
+            control: control_addresses(&self.world.plan),
             chance: chance.fork(),
             failures: self.failures.clone(),
             accept_data_loss: false,
@@ -113,6 +124,12 @@ impl Cluster {
         lock(&self.data).get_mut(at).map(act)
     }
 
+    /// Whether one more control node may be replaced.
+    #[must_use]
+    pub fn may_replace(&self) -> bool {
+        *lock(&self.numbers) < self.world.plan.control_nodes + REPLACEMENTS
+    }
+
     /// A control node that takes the place of `old`, on an empty disk, under a new name.
     pub fn replace_control(&self, old: &ControlNode) -> Arc<ControlNode> {
         let number = {
@@ -120,7 +137,8 @@ impl Cluster {
             *numbers += 1;
             *numbers
         };
-        let node = Arc::new(ControlNode::new(self.world.clone(), number));
+        let seeds = lock(&self.addrs).iter().filter(|addr| **addr != old.addr()).cloned().collect();
+        let node = Arc::new(ControlNode::new(self.world.clone(), number, seeds));
         let mut control = lock(&self.control);
         control.retain(|known| known.name != old.name);
         control.push(node.clone());

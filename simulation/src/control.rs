@@ -98,12 +98,11 @@ pub fn address(number: usize) -> SocketAddr {
 }
 
 impl ControlNode {
-    /// The node with this number, on an empty disk, not started.
+    /// The node with this number, on an empty disk, not started; it looks for its cluster at `seeds`.
     #[must_use]
-    pub fn new(world: World, number: usize) -> Self {
+    pub fn new(world: World, number: usize, seeds: Vec<String>) -> Self {
         let clock =
             Arc::new(SimClock::new(world.chance.between(976, 1_024), world.chance.between(0, 1 << 30)));
-        let seeds = (1..=world.plan.control_nodes).map(|n| address(n).to_string()).collect();
         let state = State {
             disk: SimDisk::new(),
             rows: MemRows::new(),

@@ -235,7 +235,7 @@ impl Faults {
     async fn replace_member(&self) {
         let Some(node) = self.any_control() else { return };
         let others_up = self.cluster.control().iter().all(|other| other.is_up());
-        if !others_up {
+        if !others_up || !self.cluster.may_replace() {
             return;
         }
         node.kill(End::PowerLoss);

@@ -13,6 +13,9 @@ use crate::control::{ControlNode, World, hash_of};
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The reason of a migration that was asked for by name.
+const BY_OPERATOR: &str = "asked for by an operator";
+
 /// What the monitor keeps between two looks.
 pub struct Monitor {
     world: World,

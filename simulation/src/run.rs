@@ -16,7 +16,7 @@ use crate::api::Ask;
 use crate::chance::Chance;
 use crate::check::Violation;
 use crate::check::history::WatchRecord;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, control_addresses};
 use crate::control::{End, World};
 use crate::data::client::{ClientParts, DataClient, Mix, read_all};
 use crate::data::keys::{self, PlacedKey};
@@ -145,7 +145,7 @@ impl Run {
         };
         let data = ClientParts {
             net: world.net.clone(),
-            control: locked(&cluster.addrs).clone(),
+            control: control_addresses(&plan),
             recorder: DataRecorder::new(Events::default()),
             failures: cluster.failures.clone(),
             mix: Mix::default(),

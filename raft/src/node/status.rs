@@ -13,7 +13,7 @@ pub struct Status {
     pub state: &'static str,
     /// The highest term seen.
     pub term: u64,
-    /// For whom this node voted in that term.
+    /// For whom this node voted in that term; none once it follows the leader whom that term has.
     pub voted_for: Option<u64>,
     /// The last entry of the log.
     pub last_log: Option<u64>,
@@ -49,8 +49,9 @@ impl Node {
         Status {
             state,
             term: metrics.current_term,
-            voted_for: (metrics.vote.leader_id().term == metrics.current_term)
-                .then_some(metrics.vote.leader_id().voted_for),
+            voted_for: (metrics.vote.leader_id().term == metrics.current_term
+                && !metrics.vote.is_committed())
+            .then_some(metrics.vote.leader_id().voted_for),
             durable: self.core.wal.durable_index(),
             last_log: metrics.last_log_index,
             committed: index(metrics.local_committed),

@@ -117,7 +117,7 @@ impl Past {
         if now.term < last.term {
             wrong(TERM_WENT_BACK, format!("{last:?}"));
         }
-        if now.term == last.term && last.vote.is_some() && now.vote != last.vote {
+        if now.term == last.term && last.vote.is_some() && now.vote.is_some() && now.vote != last.vote {
             wrong(VOTE_CHANGED, format!("{last:?}"));
         }
         let (committed, applied) = match (now.run == last.run, now.caught_up) {
