@@ -118,8 +118,12 @@ impl Monitor {
         for shard in now.shards() {
             let Some(was) = before.shard(shard.id) else { continue };
             let had: BTreeSet<&NodeId> = was.copies().collect();
-            let moved_from =
-                shard.migration.and_then(|id| now.migration(id)).and_then(|row| row.from.clone());
+            let migration = shard.migration.and_then(|id| now.migration(id));
+            if migration.is_some_and(|row| row.reason == BY_OPERATOR) {
+                // Who asks for a move by name has his reasons.
+                continue;
+            }
+            let moved_from = migration.and_then(|row| row.from.clone());
             let copies: Vec<&NodeId> =
                 shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref()).collect();
             for new in copies.iter().filter(|copy| !had.contains(**copy)) {
