@@ -125,6 +125,22 @@ impl World {
         Some(())
     }
 
+    /// The primary restarts amid a write that its replicas have, and tells them to forget it.
+    fn begin_to_align(&mut self, leader: usize) -> Option<()> {
+        self.at_once = AtOnce { answers: false, requests: false, ..AtOnce::ALL };
+        self.write(leader, crate::node::KEY, "d".to_owned());
+        self.settle();
+        while self.deliver_first(|message| matches!(message, Message::Request { .. })).is_some() {}
+        self.crash(leader, true);
+        self.at_once = AtOnce { requests: false, ..AtOnce::ALL };
+        self.settle();
+        self.start(leader).then_some(())?;
+        self.settle();
+        let is_adopt = |message: &Message| matches!(message, Message::Request { request, .. } if matches!(request, Request::Adopt { .. }));
+        while self.deliver_first(is_adopt).is_some() {}
+        Some(())
+    }
+
     fn move_to_spare(&mut self) -> Option<()> {
         let shard = self.control.metadata.shard(SHARD)?;
         let spare = (0..NODES).find(|at| shard.role_of(&self.nodes[*at].name).is_none())?;
@@ -182,20 +198,7 @@ impl World {
                 self.settle();
                 Some(())
             }
-            Before::AlignUnderWay => {
-                self.at_once = AtOnce { answers: false, requests: false, ..AtOnce::ALL };
-                self.write(leader, crate::node::KEY, "d".to_owned());
-                self.settle();
-                while self.deliver_first(|message| matches!(message, Message::Request { .. })).is_some() {}
-                self.crash(leader, true);
-                self.at_once = AtOnce { requests: false, ..AtOnce::ALL };
-                self.settle();
-                self.start(leader).then_some(())?;
-                self.settle();
-                let is_adopt = |message: &Message| matches!(message, Message::Request { request, .. } if matches!(request, Request::Adopt { .. }));
-                while self.deliver_first(is_adopt).is_some() {}
-                Some(())
-            }
+            Before::AlignUnderWay => self.begin_to_align(leader),
             Before::ReplicaDropped => {
                 let follower = self.follower()?;
                 self.at_once = AtOnce::ALL;

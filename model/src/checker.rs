@@ -63,6 +63,9 @@ impl Model for Space {
                 keeps(world, Rule::InSyncHasAll)
             }),
             always("a primary was in sync when it was named", |_, world| keeps(world, Rule::PromotedInSync)),
+            always("a failover replaces only a primary that is down", |_, world| {
+                keeps(world, Rule::FailedOverWhenDown)
+            }),
             always("an accepted in-sync set names its members' present runs", |_, world| {
                 keeps(world, Rule::MembersAreCurrent)
             }),

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use ruvector_cluster::coordinator::{Decision, Scope, decide, observe_heartbeat};
 use ruvector_cluster::metadata::check::check;
 use ruvector_cluster::metadata::{
-    Answer, COMMAND_VERSION, Command, Envelope, Metadata, NewMigration, Outcome, Register, Settings, apply,
-    view,
+    Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, NewMigration, Outcome, Register, Settings,
+    apply, view,
 };
 use ruvector_cluster::soft::{Now, Soft};
 use ruvector_cluster_client::ids::{Incarnation, NodeId};
@@ -86,6 +86,7 @@ impl Control {
             }
         }
         check_promotion(&before, &self.metadata, ghost);
+        check_failover(&before, &self.metadata, &envelope.command, ghost);
         if let Some(violation) = check(&self.metadata).first() {
             ghost.broke(Rule::StateHolds, violation.to_string());
         }
@@ -125,6 +126,17 @@ fn check_promotion(before: &Metadata, after: &Metadata, ghost: &mut Ghost) {
     let is_named = now.primary != was.primary && was.primary.is_some() && !was.founding;
     if is_named && now.primary.as_ref().is_some_and(|primary| !was.in_sync.contains(primary)) {
         ghost.broke(Rule::PromotedInSync, format!("{:?} leads, of {:?} in sync", now.primary, was.in_sync));
+    }
+}
+
+/// A failover takes a primaryship only from a node that is down by then.
+fn check_failover(before: &Metadata, after: &Metadata, command: &Command, ghost: &mut Ghost) {
+    let Command::Coordinate { changes } = command else { return };
+    let fails_over = changes.iter().any(|change| matches!(change, Change::Failover { .. }));
+    let (Some(was), Some(now)) = (before.shard(SHARD), after.shard(SHARD)) else { return };
+    let is_alive = was.primary.as_ref().is_some_and(|primary| after.is_alive(primary));
+    if fails_over && is_alive && was.primary != now.primary {
+        ghost.broke(Rule::FailedOverWhenDown, format!("{:?} is alive, by {command:?}", was.primary));
     }
 }
 

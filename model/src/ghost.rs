@@ -10,6 +10,7 @@ pub(crate) enum Rule {
     NothingVanishes,
     InSyncHasAll,
     PromotedInSync,
+    FailedOverWhenDown,
     MembersAreCurrent,
     EpochStored,
     LastCopyStays,

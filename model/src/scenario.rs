@@ -134,7 +134,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "lossy",
@@ -145,7 +145,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "reconciliation",
@@ -156,7 +156,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::WriteThenCrash],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "in-sync",
@@ -167,7 +167,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "failover",
@@ -178,7 +178,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "leases",
@@ -189,7 +189,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "hand-over",
@@ -200,7 +200,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::HandOver],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "deaf-primary",
@@ -211,7 +211,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::SilentPrimary, Before::DeafPrimary, Before::HandOver],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "migration",
@@ -222,7 +222,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::MoveToSpare],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "copying",
@@ -233,7 +233,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::MoveToSpareCopying],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "verdicts",
@@ -244,7 +244,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::SilentPrimary],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "wipe",
@@ -255,7 +255,7 @@ pub const ALL: &[Scenario] = &[
         whole: true,
         prefix: &[],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "last-copy",
@@ -266,7 +266,7 @@ pub const ALL: &[Scenario] = &[
         whole: true,
         prefix: &[Before::ReplicaDropped],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
     Scenario {
         name: "late-requests",
@@ -277,7 +277,7 @@ pub const ALL: &[Scenario] = &[
         whole: false,
         prefix: &[Before::AlignUnderWay],
         good_every: 64,
-        states: 30_000,
+        states: 15_000,
     },
 ];
 

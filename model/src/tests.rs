@@ -19,7 +19,7 @@ fn every_scenario_begins_in_a_state_from_which_something_good_can_happen() {
 #[test]
 fn no_property_is_violated_within_some_hundred_states_of_each_scenario() {
     for scenario in ALL {
-        let extent = Extent { states: Some(600), depth: None, threads: 1 };
+        let extent = Extent { states: Some(600), depth: Some(5), threads: 1 };
         let explored = explore(scenario, extent).unwrap();
         assert!(explored.unique > 50, "{}: {explored:?}", scenario.name);
         assert!(explored.violation.is_none(), "{}: {:?}", scenario.name, explored.violation);
@@ -28,7 +28,7 @@ fn no_property_is_violated_within_some_hundred_states_of_each_scenario() {
 
 #[test]
 fn the_same_exploration_twice_counts_the_same() {
-    let extent = Extent { states: Some(600), depth: None, threads: 1 };
+    let extent = Extent { states: Some(600), depth: Some(5), threads: 1 };
     let counted = || {
         let explored = explore(&ALL[0], extent).unwrap();
         (explored.generated, explored.unique, explored.depth)

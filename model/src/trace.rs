@@ -1,7 +1,5 @@
 //! A counterexample in words.
 
-use std::fmt::Write as _;
-
 use crate::actions::Action;
 use crate::control::Control;
 use crate::node::SHARD;
@@ -54,9 +52,8 @@ impl World {
                 let status = replica.status();
                 format!("epoch {} serving {}", status.epoch, status.serving)
             });
-            let _ = writeln!(
-                text,
-                "      n{at} run {} store {} {} lease until {} installed {} {}{}{}",
+            text.push_str(&format!(
+                "      n{at} run {} store {} {} lease until {} installed {} {}{}{}\n",
                 node.run,
                 node.store,
                 status.unwrap_or_else(|| "off".to_owned()),
@@ -65,13 +62,13 @@ impl World {
                 disk.unwrap_or_else(|| "no copy".to_owned()),
                 if self.cut[at] { " cut off" } else { "" },
                 if node.queue.is_empty() { String::new() } else { format!(" to store {:?}", node.queue) },
-            );
+            ));
         }
         for message in &self.net {
-            let _ = writeln!(text, "      under way: {message:?}");
+            text.push_str(&format!("      under way: {message:?}\n"));
         }
         if let Some(broken) = &self.ghost.broken {
-            let _ = writeln!(text, "    BROKEN {:?}: {}", broken.rule, broken.how);
+            text.push_str(&format!("    BROKEN {:?}: {}\n", broken.rule, broken.how));
         }
         text
     }
