@@ -87,7 +87,7 @@ async fn disk_use_is_bounded_however_often_rows_are_overwritten() {
     while let Some(answer) = answers.next().await {
         answer.unwrap();
         done += 1;
-        if done % 2_000 == 0 {
+        if done.is_multiple_of(2_000) {
             let now = Use::of(&dir);
             if now.total() > most.total() {
                 most = now;
