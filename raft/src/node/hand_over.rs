@@ -11,7 +11,7 @@ use ruvector_cluster_storage::Space;
 use super::{Core, Node};
 
 /// Between two tries: long against an election, short against a person who makes room.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Watches the disk until the node ends.
 pub(super) async fn run(core: Arc<Core>) {

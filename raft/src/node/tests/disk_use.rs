@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use ruvector_cluster_storage::OpenError;
 use tokio::time::Instant;
 
 use super::*;
@@ -87,7 +88,7 @@ async fn disk_use_is_bounded_however_often_rows_are_overwritten() {
     while let Some(answer) = answers.next().await {
         answer.unwrap();
         done += 1;
-        if done % 2_000 == 0 {
+        if done.is_multiple_of(2_000) {
             let now = Use::of(&dir);
             if now.total() > most.total() {
                 most = now;
@@ -113,6 +114,15 @@ async fn disk_use_is_bounded_however_often_rows_are_overwritten() {
     }
     let state = cluster.members[&0].view.state();
     cluster.stop(0).await;
-    cluster.start(0).await;
+    // The stopped node's tasks let go of the directory when they get to it.
+    eventually("the directory is free", async || match cluster.open(0).await {
+        Ok(storage) => {
+            cluster.start_on(0, storage).await.unwrap();
+            true
+        }
+        Err(OpenError::Locked { .. }) => false,
+        Err(error) => panic!("{error}"),
+    })
+    .await;
     eventually("it has the rows again", async || cluster.members[&0].view.state().rows == state.rows).await;
 }
