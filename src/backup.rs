@@ -192,12 +192,21 @@ fn take(content: &mut Bytes) -> Option<Bytes> {
 /// [`BackupError`]: it is not to be used.
 pub fn read(path: &Path) -> Result<Backup, BackupError> {
     let file = path.display().to_string();
+    let input = std::fs::File::open(path).map_err(|source| BackupError::Io { file: file.clone(), source })?;
+    read_from(&file, input)
+}
+
+/// As [`read`], from whatever is called `file` in errors.
+///
+/// # Errors
+/// As there.
+pub fn read_from(file: &str, mut input: impl std::io::Read) -> Result<Backup, BackupError> {
+    let file = file.to_owned();
     let io = |source| BackupError::Io { file: file.clone(), source };
-    let mut input = std::fs::File::open(path).map_err(io)?;
     let mut decoder = SnapshotDecoder::new(&file);
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let count = std::io::Read::read(&mut input, &mut buffer).map_err(io)?;
+        let count = input.read(&mut buffer).map_err(io)?;
         if count == 0 {
             break;
         }

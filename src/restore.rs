@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ruvector_cluster_client::ids::Revision;
 use ruvector_cluster_raft::{Beginning, RestoreDirectoryError, restore_directory};
-use ruvector_cluster_storage::{OpenOptions, RealDisk, SledRows};
+use ruvector_cluster_storage::{Disk, OpenOptions, RealDisk, Rows, SledRows};
 
 use crate::backup::{self, Backup, BackupError};
 use crate::config::Config;
@@ -50,9 +50,35 @@ pub enum RestoreError {
 /// # Errors
 /// [`RestoreError`]. A directory in which a restore began and did not end is refused by everybody until it is emptied.
 pub async fn restore(from: &Path, config: &Config) -> Result<Restored, RestoreError> {
-    let Backup { state, .. } = backup::read(from)?;
-    let cluster_id = draw_cluster_id()?;
-    let state = state.restored_as(&cluster_id)?.ok_or(RestoreError::NotFounded)?;
+    let target = Target {
+        disk: Arc::new(RealDisk::new(config.data_dir.clone())),
+        rows: Arc::new(SledRows::new(config.data_dir.join("rows"))),
+        options: OpenOptions::new(config.node_id.as_str()),
+    };
+    restore_into(target, backup::read(from)?, config, draw_cluster_id()?).await
+}
+
+/// Where a backup is restored to.
+pub struct Target {
+    /// The files.
+    pub disk: Arc<dyn Disk>,
+    /// The stored rows.
+    pub rows: Arc<dyn Rows>,
+    /// How they are opened.
+    pub options: OpenOptions,
+}
+
+/// As [`restore`], from a backup that was read, under a cluster id that is drawn.
+///
+/// # Errors
+/// As there.
+pub async fn restore_into(
+    target: Target,
+    from: Backup,
+    config: &Config,
+    cluster_id: String,
+) -> Result<Restored, RestoreError> {
+    let state = from.state.restored_as(&cluster_id)?.ok_or(RestoreError::NotFounded)?;
     let told = |advertised: &Option<String>, listen: std::net::SocketAddr| match advertised {
         Some(told) => format!("http://{told}"),
         None => format!("http://{listen}"),
@@ -65,10 +91,8 @@ pub async fn restore(from: &Path, config: &Config) -> Result<Restored, RestoreEr
         index: state.revision().0,
         time_ms: state.log_time_ms(),
     };
-    let disk = Arc::new(RealDisk::new(config.data_dir.clone()));
-    let rows = Arc::new(SledRows::new(config.data_dir.join("rows")));
-    let options = OpenOptions::new(config.node_id.as_str());
     let content = state.to_rows().map(|(key, value)| (key, Bytes::from(value)));
+    let Target { disk, rows, options } = target;
     let raft_id = restore_directory(disk, rows, options, beginning, Box::new(content)).await?;
     let generation = state.founded().map_or(0, |founded| founded.generation);
     Ok(Restored { cluster_id, generation, revision: state.revision(), raft_id })

@@ -59,6 +59,8 @@ pub struct Reply {
     pub etag: Option<u64>,
     /// JSON, or null.
     pub body: Value,
+    /// The body as it came.
+    pub bytes: Bytes,
 }
 
 impl Reply {
@@ -122,6 +124,7 @@ impl Api {
             revision: number("x-cluster-revision").unwrap_or(0),
             etag: number("etag"),
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+            bytes: body.freeze(),
         })
     }
 }

@@ -7,7 +7,7 @@ use ruvector_cluster::client::ids::NodeId;
 use ruvector_cluster::metadata::Metadata;
 
 use crate::api::{Api, Ask, Reply};
-use crate::control::{ControlNode, World, address};
+use crate::control::{ControlNode, End, World, address};
 use crate::data::clock::SimClock;
 use crate::data::failures::Failures;
 use crate::data::node::{AgentState, DataMachine, DataNode};
@@ -146,6 +146,21 @@ impl Cluster {
         addrs.retain(|known| *known != old.addr());
         addrs.push(node.addr());
         node
+    }
+
+    /// All control nodes are gone with their disks: new ones stand where the first ones stood, not started.
+    pub fn renew_control(&self) -> Vec<Arc<ControlNode>> {
+        let mut control = lock(&self.control);
+        control.iter().for_each(|node| node.kill(End::PowerLoss));
+        let first = address(1).to_string();
+        let node = |n| {
+            // The first one founds a cluster of its own; the others join it.
+            let seeds = if n == 1 { Vec::new() } else { vec![first.clone()] };
+            Arc::new(ControlNode::new(self.world.clone(), n, seeds))
+        };
+        *control = (1..=self.world.plan.control_nodes).map(node).collect();
+        *lock(&self.addrs) = control.iter().map(|node| node.addr()).collect();
+        control.clone()
     }
 
     /// The newest state that any live control node has published.

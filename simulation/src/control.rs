@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ruvector_cluster::backup::Backup;
 use ruvector_cluster::client::ids::NodeId;
 use ruvector_cluster::config::{Config, LogFormat};
 use ruvector_cluster::metadata::Metadata;
+use ruvector_cluster::restore::{Target, restore_into};
 use ruvector_cluster::server::{self, Parts, Running};
 use ruvector_cluster_raft::{Node, Phase, Timing};
 use ruvector_cluster_storage::{MemRows, OpenOptions, SimDisk};
@@ -170,6 +172,32 @@ impl ControlNode {
         self.state().stopped.clone()
     }
 
+    /// Makes its empty disk what a backup restores to.
+    ///
+    /// # Errors
+    /// What was wrong with the backup or the disk.
+    pub async fn restore(&self, backup: Backup) -> Result<(), String> {
+        let (disk, rows) = {
+            let state = self.state();
+            (state.disk.clone(), state.rows.clone())
+        };
+        let raft_id = (self.world.chance.bits() >> 11).max(1);
+        let options = OpenOptions { raft_id: Some(raft_id), ..self.open_options() };
+        let target = Target { disk: Arc::new(disk), rows: Arc::new(rows), options };
+        let cluster_id = format!("{:032x}", self.world.chance.bits());
+        let restored = restore_into(target, backup, &self.config(), cluster_id).await;
+        restored.map(drop).map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        // The command that restored has ended; its locks and what it had not synced are gone.
+        let mut state = self.state();
+        state.disk = state.disk.crash(self.world.chance.bits());
+        state.rows = state.rows.crash(self.world.chance.bits());
+        Ok(())
+    }
+
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions { segment_bytes: SEGMENT_BYTES, cache_bytes: CACHE_BYTES, ..OpenOptions::new(&self.name) }
+    }
+
     fn config(&self) -> Config {
         let peer_listen = SocketAddr::new(self.listen.ip(), self.listen.port() + 1_000);
         Config {
@@ -194,12 +222,7 @@ impl ControlNode {
         let recorder = self.world.recorder.clone();
         // Known once the directory is open; entries are applied only after that.
         let raft_id = (chance.bits() >> 11).max(1);
-        let open = OpenOptions {
-            raft_id: Some(raft_id),
-            segment_bytes: SEGMENT_BYTES,
-            cache_bytes: CACHE_BYTES,
-            ..OpenOptions::new(&self.name)
-        };
+        let open = OpenOptions { raft_id: Some(raft_id), ..self.open_options() };
         let own = hash_of(&[self.name.as_bytes()]);
         Parts {
             disk: Arc::new(state.disk.clone()),

@@ -12,6 +12,7 @@
 //! `--cfg tokio_unstable`; scripts/simulate.sh sees to that.
 
 pub mod api;
+pub mod campaign;
 pub mod chance;
 pub mod check;
 pub mod cluster;

@@ -1,37 +1,162 @@
-//! Runs seeds and says what came of them.
+//! `ruvector-cluster-simulation`: runs seeds and says what came of them. scripts/simulate.sh builds it as it has to be built.
+
+use std::process::ExitCode;
 
 use clap::Parser;
+use ruvector_cluster::client::clock::{Clock, SystemClock};
+use ruvector_cluster_simulation::campaign::{Campaign, campaign};
 use ruvector_cluster_simulation::run::run;
 
-/// Simulates whole clusters under faults, from seeds.
+/// Seeds that found something once, or meet something rare.
+const REGRESSIONS: &[u64] = &[1, 5, 8, 10, 105, 108];
+
+/// Simulates whole clusters under faults, from seeds. Exits 1 on a violation, 3 when too little happened to show anything.
 #[derive(Parser)]
 struct Options {
-    /// Runs this seed.
+    /// Runs this seed twice, and compares the traces.
     #[arg(long)]
     seed: Option<u64>,
-    /// Runs so many seeds, from --from on.
-    #[arg(long, default_value_t = 1)]
-    seeds: u64,
-    /// The first seed.
-    #[arg(long, default_value_t = 1)]
-    from: u64,
-    /// Prints each event.
+    /// With --seed: prints each event of one run.
     #[arg(long)]
     print: bool,
+    /// Runs so many seeds.
+    #[arg(long, conflicts_with = "minutes")]
+    seeds: Option<u64>,
+    /// Begins runs for so long.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// The first seed; default: by the time of day, printed.
+    #[arg(long)]
+    from: Option<u64>,
+    /// Leaves the seeds out that found something once.
+    #[arg(long)]
+    fresh_only: bool,
+    /// Runs at once.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Leaves one rule of the code out, and expects that to be found: exits 0 if it is. Or `all`, for a table.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let options = Options::parse();
+    if cfg!(not(tokio_unstable)) {
+        eprintln!(
+            "built without --cfg tokio_unstable, a seed would not run the same twice: use scripts/simulate.sh"
+        );
+        return ExitCode::from(2);
+    }
     if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
-    let first = options.seed.unwrap_or(options.from);
-    for seed in first..first + options.seeds {
-        let report = run(seed, options.print);
-        println!("seed {seed}: trace {:016x}, {:?}", report.trace, report.stats);
-        for violation in report.violations.iter().take(10) {
-            println!("  {violation}");
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &options.mutant {
+        return mutated::run(name, options.seeds.unwrap_or(40), options.from.unwrap_or(1), options.jobs);
+    }
+    if let Some(seed) = options.seed {
+        return one(seed, options.print);
+    }
+    let from = options.from.unwrap_or_else(|| SystemClock.wall_ms());
+    let plan = Campaign {
+        regressions: if options.fresh_only { Vec::new() } else { REGRESSIONS.to_vec() },
+        from,
+        seeds: options.seeds.unwrap_or(if options.minutes.is_some() { u64::MAX >> 1 } else { 20 }),
+        minutes: options.minutes,
+        jobs: options.jobs,
+        stops_at_first: false,
+        told: true,
+    };
+    println!("fresh seeds from {from} on");
+    let outcome = campaign(&plan);
+    outcome.print();
+    if !outcome.failed.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    let missing = outcome.missing();
+    for what in &missing {
+        println!("TOO LITTLE            {what}");
+    }
+    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) }
+}
+
+/// Runs a seed twice: it must do the same.
+fn one(seed: u64, print: bool) -> ExitCode {
+    let first = run(seed, print);
+    println!("seed {seed}: trace {:016x}, {:#?}", first.trace, first.stats);
+    for violation in &first.violations {
+        println!("  {violation}");
+    }
+    println!("{} violations", first.violations.len());
+    if !print {
+        let second = run(seed, false);
+        if second.trace != first.trace {
+            println!("NOT REPEATABLE: the second run has trace {:016x}", second.trace);
+            return ExitCode::from(4);
         }
-        println!("  {} violations", report.violations.len());
+        println!("the second run has the same trace");
+    }
+    if first.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(feature = "mutants")]
+mod mutated {
+    use std::process::{Command, ExitCode};
+
+    use mutants::Mutant;
+
+    use super::{Campaign, campaign};
+
+    /// One mutant in this process, or each in a process of its own.
+    pub(super) fn run(name: &str, seeds: u64, from: u64, jobs: usize) -> ExitCode {
+        if name == "all" {
+            return table(seeds, from, jobs);
+        }
+        let Some(mutant) = Mutant::named(name) else {
+            eprintln!("there is no mutant {name}");
+            return ExitCode::from(2);
+        };
+        mutants::switch_on(mutant);
+        let plan = Campaign {
+            regressions: Vec::new(),
+            from,
+            seeds,
+            minutes: None,
+            jobs,
+            stops_at_first: true,
+            told: false,
+        };
+        let outcome = campaign(&plan);
+        match outcome.failed.first() {
+            Some((seed, rule)) => {
+                println!("{name:<30} killed    after {:>3} seeds, by seed {seed}: {rule}", outcome.runs);
+                ExitCode::SUCCESS
+            }
+            None => {
+                println!("{name:<30} SURVIVED  {} seeds", outcome.runs);
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn table(seeds: u64, from: u64, jobs: usize) -> ExitCode {
+        let Ok(own) = std::env::current_exe() else { return ExitCode::from(2) };
+        let mut survived = 0;
+        for mutant in Mutant::ALL {
+            let mut command = Command::new(&own);
+            command.args(["--mutant", mutant.name(), "--seeds", &seeds.to_string()]);
+            command.args(["--from", &from.to_string(), "--jobs", &jobs.to_string()]);
+            match command.status() {
+                Ok(status) if status.success() => {}
+                // A process that dies of a mutant has noticed it, too.
+                Ok(status) if status.code().is_none() => {
+                    println!("{:<30} killed    the process: {status}", mutant.name())
+                }
+                Ok(_) | Err(_) => survived += 1,
+            }
+        }
+        println!("{} mutants, {survived} survived the simulation", Mutant::ALL.len());
+        if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

@@ -56,9 +56,13 @@ impl Monitor {
             let Some(live) = node.live() else { continue };
             let (raft_id, status) = (live.node.raft_id(), live.node.status());
             let recorder = &self.world.recorder;
+            let state = live.state.borrow().clone();
             if let Some(mine) = live.node.leadership().borrow().mine {
-                self.terms.insert(mine.term);
-                recorder.node(raft_id, Seen::Leads { term: mine.term });
+                // A restored cluster counts its terms anew.
+                let generation = state.founded().map_or(1, |founded| founded.generation);
+                let term = (generation << 32) + mine.term;
+                self.terms.insert(term);
+                recorder.node(raft_id, Seen::Leads { term });
             }
             let standing = Standing {
                 run: live.run,
@@ -70,7 +74,6 @@ impl Monitor {
                 caught_up: false,
             };
             recorder.node(raft_id, Seen::Standing(standing));
-            let state = live.state.borrow().clone();
             self.look_at_state(&node.name, raft_id, &state);
         }
     }

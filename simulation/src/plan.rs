@@ -36,6 +36,8 @@ pub struct Plan {
     pub faults: Vec<FaultKind>,
     /// How well the network works while faults come.
     pub quality: Quality,
+    /// At the end the control nodes are lost with their disks, and a backup is restored.
+    pub restores: bool,
 }
 
 impl Plan {
@@ -70,6 +72,7 @@ impl Plan {
             fault_every_ms: chance.between(300, 2_500),
             faults,
             quality: quality(&chance),
+            restores: chance.per_mille(250),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Method;
+use ruvector_cluster::backup::read_from;
 use ruvector_cluster::client::ids::ShardId;
 use ruvector_cluster::client::wire::RebalancePolicy;
 use serde_json::{Value, json};
@@ -83,6 +84,8 @@ struct Run {
     data: ClientParts,
     data_clients: Vec<DataClient>,
     watches: Vec<Arc<Mutex<WatchRecord>>>,
+    watchers: JoinSet<()>,
+    restored: u64,
     keys: Vec<PlacedKey>,
     monitor: Monitor,
 }
@@ -109,6 +112,7 @@ async fn inside(plan: Plan, printed: bool) -> Report {
     let mut stats =
         Stats::of(&history, &data, &run.monitor, run.faults.counts(), run.cluster.world.net.counts());
     stats.events = events;
+    stats.restores = run.restored;
     stats.simulated = began.elapsed();
     stats.snapshots_installed = run.cluster.world.installs();
     let mut violations = judge::judge(&history, &data, &watches, &lost);
@@ -163,6 +167,8 @@ impl Run {
             data,
             data_clients: Vec::new(),
             watches: Vec::new(),
+            watchers: JoinSet::new(),
+            restored: 0,
             keys,
             monitor,
         }
@@ -238,7 +244,7 @@ impl Run {
         for n in 1..=u32::try_from(plan.clients.2).unwrap_or(1) {
             let watcher = Watcher::new(self.cluster.addrs.clone(), &world.net, world.chance.fork(), n);
             self.watches.push(watcher.record.clone());
-            drop(tokio::spawn(watcher.run()));
+            self.watchers.spawn(watcher.run());
         }
     }
 
@@ -283,20 +289,68 @@ impl Run {
             }
         };
         self.watching(ending).await;
+        self.watchers.abort_all();
         self.read_back(bound).await;
+        if self.world().plan.restores && !self.world().recorder.is_broken() {
+            self.restore(bound).await;
+        }
         self.watching(tokio::time::sleep(Duration::from_secs(1))).await;
+    }
+
+    /// The control nodes are lost, and a backup is all there is of them; data was written after it.
+    async fn restore(&mut self, bound: Duration) {
+        let cluster = self.cluster.clone();
+        let taking = async move {
+            let fine = |reply: &crate::api::Reply| reply.status == 200;
+            cluster.insist(&Ask::get("/v1/snapshot"), 50, fine).await
+        };
+        let backup = self.watching(taking).await.map(|reply| read_from("the backup", &reply.bytes[..]));
+        let backup = match backup {
+            Some(Ok(backup)) => backup,
+            Some(Err(error)) => return self.stuck(&format!("a backup is not one: {error:?}")).await,
+            None => return self.stuck("no backup was to be had").await,
+        };
+        self.write_more().await;
+        let nodes = self.cluster.renew_control();
+        if let Some(first) = nodes.first()
+            && let Err(why) = self.watching(first.restore(backup)).await
+        {
+            return self.stuck(&format!("a backup was not restored: {why}")).await;
+        }
+        nodes.iter().for_each(|node| node.start());
+        let cluster = self.cluster.clone();
+        let resuming = timeout(bound, async move {
+            let ask = Ask::write(Method::POST, "/v1/cluster/resume", Some(json!({})));
+            cluster.insist(&ask, u32::MAX, |reply| reply.status == 200).await;
+            mend(cluster).await;
+        });
+        if self.watching(resuming).await.is_err() {
+            return self.stuck("a restored cluster did not become healthy").await;
+        }
+        self.restored += 1;
+        self.read_back(bound).await;
+    }
+
+    /// Writes that the backup knows nothing of.
+    async fn write_more(&mut self) {
+        let number = LAST_CLIENT + 2;
+        let shared = self.keys.iter().filter(|key| key.owner.is_none()).cloned().collect();
+        let client = DataClient::start(number, &self.data, shared, self.world().chance.fork());
+        self.watching(tokio::time::sleep(Duration::from_secs(2))).await;
+        self.watching(client.stop()).await;
     }
 
     async fn read_back(&mut self, bound: Duration) {
         let (registers, world) = (self.registers.clone(), self.world().clone());
-        let mut last = Client::new(registers, &world.net, world.chance.fork(), LAST_CLIENT);
+        let number = LAST_CLIENT + 10 * u32::try_from(self.restored).unwrap_or(0);
+        let mut last = Client::new(registers, &world.net, world.chance.fork(), number);
         let addrs = locked(&self.cluster.addrs).clone();
         let all = async { while !last.round(&addrs).await {} };
         if self.watching(timeout(bound, all)).await.is_err() {
             self.stuck("a register could not be written and read at each control node").await;
         }
         let (data, keys) = (self.data.clone(), self.keys.clone());
-        let reading = read_all(LAST_CLIENT + 1, &data, keys, world.chance.fork(), bound);
+        let reading = read_all(number + 1, &data, keys, world.chance.fork(), bound);
         if let Err(unread) = self.watching(reading).await {
             self.stuck(&format!("keys could not be read: {unread}")).await;
         }

@@ -30,6 +30,8 @@ pub struct Stats {
     pub elections: u64,
     /// Snapshots that a control node took over from another.
     pub snapshots_installed: u64,
+    /// Clusters that were restored from a backup.
+    pub restores: u64,
     /// States in which every invariant was checked.
     pub states: u64,
     /// By kind.
@@ -93,6 +95,7 @@ impl AddAssign<&Self> for Stats {
         self.data_reads += other.data_reads;
         self.elections += other.elections;
         self.snapshots_installed += other.snapshots_installed;
+        self.restores += other.restores;
         self.states += other.states;
         for (kind, count) in &other.faults {
             *self.faults.entry(*kind).or_default() += count;

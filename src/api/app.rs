@@ -107,7 +107,9 @@ impl App {
     /// # Errors
     /// 503 without a leader or before the cluster is founded.
     pub async fn read_linearizable(&self) -> Result<Arc<Metadata>, ApiError> {
-        self.node.read_index().await?;
+        if !mutants::is_on(mutants::Mutant::StaleReadAsLinearizable) {
+            self.node.read_index().await?;
+        }
         let state = self.published();
         founded(&state)?;
         Ok(state)

@@ -140,7 +140,9 @@ impl Coordinator {
         let received = shared.now();
         let leadership = shared.leading().as_ref().map(|leading| leading.leadership);
         let Some(leadership) = leadership else { return Err(shared.not_leader()) };
-        shared.control.confirm(leadership).await.map_err(HeartbeatError::Unconfirmed)?;
+        if !mutants::is_on(mutants::Mutant::LeaseWithoutRound) {
+            shared.control.confirm(leadership).await.map_err(HeartbeatError::Unconfirmed)?;
+        }
         let mut leading = shared.leading();
         let Some(leading) = leading.as_mut().filter(|leading| leading.leadership == leadership) else {
             return Err(shared.not_leader());

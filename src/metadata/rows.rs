@@ -137,6 +137,8 @@ impl Metadata {
         let once = once.chain(self.restored().map(restored));
         let once: Vec<RowChange> = once.chain(self.founded().map(|_| policy(&self.policy))).collect();
         let shards = self.shards.owned().filter(move |(_, entry)| Some(entry.row.revision) != never_assigned);
+        let remembers = !mutants::is_on(mutants::Mutant::SnapshotWithoutRequests);
+        let requests = self.remembered.owned().filter(move |_| remembers);
         let rows = once
             .into_iter()
             .chain(self.nodes.owned().map(|(_, row)| node(&row)))
@@ -144,7 +146,7 @@ impl Metadata {
             .chain(self.retiring.owned().map(|(_, row)| retiring(&row)))
             .chain(self.migrations.owned().map(|(_, row)| migration(&row)))
             .chain(self.events.owned().map(|(_, row)| event(&row)))
-            .chain(self.remembered.owned().flat_map(|(index, row)| remembered(index, &row)));
+            .chain(requests.flat_map(|(index, row)| remembered(index, &row)));
         rows.filter_map(|row| row.value.map(|value| (row.key, value)))
     }
 }

@@ -34,6 +34,7 @@ impl Caps {
         };
         let zone = (1..=copies).find(|cap| holds(*cap, copies)).unwrap_or(1);
         let rack = (1..=copies).find(|cap| holds(zone, *cap)).unwrap_or(1);
+        let rack = rack + usize::from(mutants::is_on(mutants::Mutant::RackOffByOne));
         Self { zone, rack, copies }
     }
 }

@@ -84,6 +84,7 @@ impl Control {
             compaction: Compaction::default(),
             seed: Some(seed),
             request_prefix: seed,
+            observer: None,
         };
         let started = self.host.spawn(async move { server::start(&config, addr, parts).await });
         let running = started.await.unwrap().unwrap();
