@@ -11,11 +11,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use crate::disk::{Disk, DiskFile, OpenMode, WriteSyncError, read_all};
+use crate::disk::{Disk, DiskFile, OpenMode, WriteSyncError, is_full, read_all};
 use crate::error::Damage;
 
 #[cfg(test)]
@@ -24,6 +25,8 @@ mod tests;
 const MAGIC: &[u8; 7] = b"ruvcslt";
 const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 24;
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(500);
 /// The name of Raft's vote among the directory's values.
 pub const VOTE: &str = "vote";
 /// The largest value, in bytes. What is kept here has some hundred.
@@ -154,14 +157,26 @@ impl Slots {
 }
 
 impl Inner {
+    /// Waits while the disk is full: a longer value may need room, and a node that can't vote for a while must not end for it.
     async fn write(&self, at: usize, bytes: Bytes) -> Result<(), SlotError> {
         let (name, file) = &self.files[at];
-        let written = if mutants::is_on(mutants::Mutant::VoteNotSynced) && is_vote(name) {
-            file.write_at(0, bytes).await.map_err(WriteSyncError::Write)
-        } else {
-            file.write_synced(0, bytes).await
-        };
-        written.map_err(|e| SlotError::Io { doing: "write", file: name.clone(), source: e.into() })
+        loop {
+            let written = if mutants::is_on(mutants::Mutant::VoteNotSynced) && is_vote(name) {
+                file.write_at(0, bytes.clone()).await.map_err(WriteSyncError::Write)
+            } else {
+                file.write_synced(0, bytes.clone()).await
+            };
+            match written {
+                Err(WriteSyncError::Write(e)) if is_full(&e) => tokio::time::sleep(FULL_RETRY).await,
+                written => {
+                    return written.map_err(|e| SlotError::Io {
+                        doing: "write",
+                        file: name.clone(),
+                        source: e.into(),
+                    });
+                }
+            }
+        }
     }
 
     async fn choose(&mut self, contents: &[Content]) -> Result<(), SlotError> {

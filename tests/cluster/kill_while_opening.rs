@@ -38,8 +38,9 @@ async fn a_node_killed_while_it_opens_finds_its_state_unchanged() {
     let mut served = 0;
     for kill in 0..KILLS {
         cluster.spawn(0);
-        // Spread over the time that opening takes, in an order that is none.
-        tokio::time::sleep(Duration::from_millis(kill * 37 % 101)).await;
+        // Up to 100 ms, in an order that is none; most are short, since a node opens within some milliseconds.
+        let step = kill * 37 % 101;
+        tokio::time::sleep(Duration::from_micros(step * step * 10)).await;
         assert!(cluster.process(0).is_running(), "it ended by itself, after {kill} kills");
         // No waiting for an answer here: that would let it finish what it is to be killed in.
         let addr = cluster.api(0).base().trim_start_matches("http://").to_owned();
@@ -47,7 +48,10 @@ async fn a_node_killed_while_it_opens_finds_its_state_unchanged() {
         cluster.kill(0);
     }
     println!("{KILLS} kills, {served} of them of a node that already listened");
-    assert!(served < KILLS, "no kill came before the node listened: it opens faster than this test kills");
+    assert!(
+        served + 5 <= KILLS,
+        "hardly a kill came before the node listened: it opens faster than this test kills"
+    );
     cluster.spawn(0);
     cluster.wait_for_leader().await;
     assert_eq!(registered(&cluster).await, before);

@@ -115,3 +115,21 @@ async fn after_a_failed_save_nothing_is_saved_any_more() {
     assert!(matches!(slots.save(too_large).await, Err(SlotError::TooLarge { .. })));
     slots.save(value(1)).await.unwrap();
 }
+
+/// Found by a leader that handed over on a full disk: its vote for the successor is one byte longer, and it stopped.
+#[tokio::test(start_paused = true)]
+async fn a_longer_value_waits_for_room_and_is_saved_then() {
+    let disk = SimDisk::new();
+    let slots = open(&disk).await.unwrap();
+    slots.save(Bytes::from_static(b"short")).await.unwrap();
+    disk.set_capacity(Some(0));
+    let saving = tokio::spawn({
+        let slots = slots.clone();
+        async move { slots.save(Bytes::from_static(b"a longer one")).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert!(!saving.is_finished());
+    disk.set_capacity(None);
+    saving.await.unwrap().unwrap();
+    assert_eq!(open(&disk.crash(1)).await.unwrap().load().await, Some(Bytes::from_static(b"a longer one")));
+}

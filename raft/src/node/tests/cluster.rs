@@ -247,7 +247,14 @@ impl Cluster {
 
     pub(super) fn describe(&self) -> Vec<String> {
         self.running()
-            .map(|(at, node)| format!("{at}: {:?} {:?}", *node.phase().borrow(), node.status()))
+            .map(|(at, node)| {
+                format!(
+                    "{at}: {:?} {:?} {:?}",
+                    *node.phase().borrow(),
+                    node.status(),
+                    *node.core.fatal.borrow()
+                )
+            })
             .collect()
     }
 
@@ -283,7 +290,11 @@ impl Cluster {
 
     /// Waits until all that run show the same state, and that the key has this value.
     pub(super) async fn converge(&self, key: &str, value: &str) {
+        let (begun, mut told) = (Instant::now(), false);
         eventually("all nodes show the same state", async || {
+            if begun.elapsed() > PATIENCE / 2 && !std::mem::replace(&mut told, true) {
+                eprintln!("no equal states: {:?}", self.describe());
+            }
             let states: Vec<_> = self.running().map(|(at, _)| self.members[&at].view.state()).collect();
             let has =
                 |state: &crate::model::KvState| state.rows.get(key.as_bytes()).is_some_and(|v| v == value);
