@@ -7,6 +7,7 @@
 
 mod changes;
 mod codec;
+mod log_clock;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::metadata::{COMMAND_VERSION, Envelope, Metadata, RowChange, RowsError,
 
 pub use changes::{ChangeLog, Compacted, Logged};
 pub use codec::{CodecError, decode, encode};
+pub use log_clock::LogClock;
 
 /// Is told each entry that is applied, with its index and log time.
 pub type Observer = Arc<dyn Fn(u64, u64, &[u8]) + Send + Sync>;

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiError, App};
 use crate::config::Config;
 use crate::coordinator::{Control, Coordinator};
-use crate::machine::{self, Machine, Observer};
+use crate::machine::{self, LogClock, Machine, Observer};
 use crate::metadata::{Envelope, Metadata, Outcome, Settings};
 use crate::metrics::Metrics;
 use crate::proposer;
@@ -163,16 +163,16 @@ pub struct Running {
 /// # Errors
 /// [`ServerError`]; nothing keeps running then.
 pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Result<Running, ServerError> {
-    let node_config = node_config(config, client_addr, &parts)?;
+    let (machine, state, changes) = Machine::new(parts.observer.clone());
+    let clock: Arc<dyn Clock> = Arc::new(LogClock::new(parts.clock.clone(), state.clone()));
+    let node_config = node_config(config, client_addr, &parts, clock.clone())?;
     let storage = Storage::open(parts.disk, parts.rows, parts.open).await?;
-    let (machine, state, changes) = Machine::new(parts.observer);
     let forwarding = Arc::new(Forwarding::default());
     let node =
         Node::start(node_config, storage, Box::new(machine), parts.transport, forwarding.clone()).await?;
     let ending = CancellationToken::new();
     let control = Arc::new(ControlledNode(node.clone()));
-    let (coordinator, coordinating) =
-        Coordinator::new(control, state.clone(), parts.clock.clone(), ending.clone());
+    let (coordinator, coordinating) = Coordinator::new(control, state.clone(), clock.clone(), ending.clone());
     let founding = founder::run(node.clone(), state.clone(), config.settings.clone(), ending.clone());
     let tasks = vec![(node.spawn(coordinating), "the coordinator"), (node.spawn(founding), "founding")];
     let app = App::new(
@@ -181,7 +181,7 @@ pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Re
         changes,
         coordinator,
         Arc::new(Metrics::default()),
-        parts.clock,
+        clock,
         ending.clone(),
         parts.request_prefix,
     );
@@ -294,8 +294,12 @@ async fn hand_over(node: &Node) {
     }
 }
 
-fn node_config(config: &Config, bound: SocketAddr, parts: &Parts) -> Result<NodeConfig, ServerError> {
-    let clock = parts.clock.clone();
+fn node_config(
+    config: &Config,
+    bound: SocketAddr,
+    parts: &Parts,
+    clock: Arc<dyn Clock>,
+) -> Result<NodeConfig, ServerError> {
     let told = |advertised: &Option<String>, addr: SocketAddr| match advertised {
         Some(told) => format!("http://{told}"),
         None => format!("http://{addr}"),

@@ -13,6 +13,9 @@ use crate::control::{ControlNode, World, hash_of};
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Looks within which the numbers of one moment are told.
+const MOMENT_LOOKS: u32 = 3;
+
 /// The reason of a migration that was asked for by name.
 const BY_OPERATOR: &str = "asked for by an operator";
 
@@ -20,6 +23,8 @@ const BY_OPERATOR: &str = "asked for by an operator";
 pub struct Monitor {
     world: World,
     seen: BTreeMap<String, u64>,
+    /// In so many looks a node had applied more than it said to be committed.
+    ahead: BTreeMap<u64, u32>,
     primaries: BTreeMap<(ShardId, Epoch), NodeId>,
     newest: Option<Arc<Metadata>>,
     /// Terms in which somebody led.
@@ -37,6 +42,7 @@ impl Monitor {
         Self {
             world,
             seen: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             primaries: BTreeMap::new(),
             newest: None,
             terms: BTreeSet::new(),
@@ -73,7 +79,12 @@ impl Monitor {
                 durable: status.durable.unwrap_or(0),
                 caught_up: false,
             };
-            recorder.node(raft_id, Seen::Standing(standing));
+            // The core's numbers are told a moment after what they are of is applied.
+            let ahead = self.ahead.entry(raft_id).or_default();
+            *ahead = if standing.applied > standing.committed { *ahead + 1 } else { 0 };
+            if *ahead == 0 || *ahead > MOMENT_LOOKS {
+                recorder.node(raft_id, Seen::Standing(standing));
+            }
             self.look_at_state(&node.name, raft_id, &state);
         }
     }
