@@ -3,6 +3,7 @@
 #   scripts/simulate.sh --seeds N       the regression seeds and N fresh ones
 #   scripts/simulate.sh --minutes M     the same, for M minutes
 #   scripts/simulate.sh --seed S        one seed, twice, with all that is wrong (--print: each event)
+#   scripts/simulate.sh --model [...]   the protocol explored by the model checker (docs/model.md)
 #   scripts/simulate.sh --mutants       the simulation and the model checker against each deliberate breakage: a table
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +17,11 @@ built="$CARGO_TARGET_DIR/simulation"
 
 build() { cargo build --quiet --locked --profile simulation "$@" || fail "the simulation does not build"; }
 
+if [ "${1:-}" = --model ]; then
+    shift
+    build -p ruvector-cluster-model
+    exec "$built/ruvector-cluster-model" "$@"
+fi
 if [ "${1:-}" != --mutants ]; then
     build -p ruvector-cluster-simulation
     exec "$built/ruvector-cluster-simulation" "$@"

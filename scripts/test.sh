@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that has to hold before a change lands: format, lints, all tests of the workspace, documentation.
+# Everything that has to hold before a change lands: format, lints, all tests of the workspace, documentation, the simulation
+# (regression seeds and fresh ones) and the model checker, both bounded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
@@ -17,4 +18,6 @@ step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step tests cargo test --workspace --locked
 RUSTDOCFLAGS="-D warnings" step documentation cargo doc --workspace --no-deps --locked
+step simulation scripts/simulate.sh --seeds 24
+step model scripts/simulate.sh --model
 say "all fine after $SECONDS s"

@@ -62,9 +62,10 @@ impl Node {
         self.core.add(member, Some(seat)).await
     }
 
-    /// Removes a member. Its process goes on, without a say.
+    /// Removes a member. Its process goes on, without a say. A leader doesn't remove itself: it hands over first.
     ///
     /// # Errors
+    /// [`MembershipError::NotLeader`] also once it has handed over: its successor removes it.
     /// [`MembershipError::QuorumLost`] where the reachable rest would be no quorum of what remains; and others.
     pub async fn remove_member(&self, raft_id: u64) -> Result<(), MembershipError> {
         let core = &self.core;
@@ -77,6 +78,10 @@ impl Node {
             MemberRole::Learner => ChangeMembers::RemoveNodes(BTreeSet::from([raft_id])),
             MemberRole::Voter => {
                 core.check_quorum_without(&members, raft_id).await?;
+                if raft_id == core.raft_id {
+                    self.transfer(None).await?;
+                    return Err(MembershipError::NotLeader { leader: core.leader() });
+                }
                 ChangeMembers::RemoveVoters(BTreeSet::from([raft_id]))
             }
         };
@@ -147,6 +152,10 @@ impl Core {
     async fn change(&self, change: ChangeMembers<u64, Peer>) -> Result<(), MembershipError> {
         let begun = Instant::now();
         loop {
+            // One that was removed may lead for a moment yet; openraft takes no change from it.
+            if !self.is_member() {
+                return Err(MembershipError::NotLeader { leader: None });
+            }
             let (raft, change) = (self.raft.clone(), change.clone());
             let changing = self.scope.spawn(async move { raft.change_membership(change, false).await });
             let error = match tokio::time::timeout(CHANGE_PATIENCE, changing).await {
@@ -247,6 +256,7 @@ fn refused(error: ClientWriteError<TypeConfig>, leader: Option<MemberInfo>) -> M
 /// Promotes learners while this node leads.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut leadership = core.leadership_watch();
+    let node = Node { core: core.clone() };
     loop {
         if leadership.wait_for(|state| state.mine.is_some()).await.is_err() {
             return;
@@ -255,11 +265,25 @@ pub(crate) async fn run(core: Arc<Core>) {
         let promotion = || next_promotion(&core.members(), core.config.max_voters);
         if let Some(change) = left_over.or_else(promotion) {
             let _one = core.changing.lock().await;
-            if let Err(error) = core.change(change).await {
+            let done = if removes(&change, core.raft_id) {
+                // Its successor makes the change.
+                node.transfer(None).await
+            } else {
+                core.change(change).await
+            };
+            if let Err(error) = done {
                 tracing::debug!(%error, "a learner is not promoted yet");
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn removes(change: &ChangeMembers<u64, Peer>, raft_id: u64) -> bool {
+    match change {
+        ChangeMembers::Batch(changes) => changes.iter().any(|change| removes(change, raft_id)),
+        ChangeMembers::RemoveVoters(removed) => removed.contains(&raft_id),
+        _ => false,
     }
 }
 

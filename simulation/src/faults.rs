@@ -1,11 +1,11 @@
 //! What goes wrong, for how long, and how it is put right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Method;
-use ruvector_cluster::client::ids::NodeId;
+use ruvector_cluster::client::ids::{NodeId, ShardId};
 use serde_json::json;
 
 use crate::api::Ask;
@@ -308,12 +308,24 @@ impl Faults {
         self.cluster.with_data(at, |node| node.set_paused(false));
     }
 
-    /// Whether every shard that this node is in sync of has another in-sync copy that is alive.
+    /// Whether every shard that this node is in sync of has another in-sync copy that is alive, and really there: the control
+    /// cluster may not have heard yet of a wipe before this one.
     fn can_be_spared(&self, at: usize) -> bool {
         let name = self.cluster.with_data(at, |node| node.machine().node.clone());
         let (Some(name), Some(state)) = (name, self.cluster.newest_state()) else { return false };
-        let other = |member: &NodeId| *member != name && state.is_alive(member);
-        state.shards().all(|row| !row.in_sync.contains(&name) || row.in_sync.iter().any(other))
+        let mut held: BTreeSet<(ShardId, NodeId)> = BTreeSet::new();
+        for other in 0..self.cluster.data_nodes() {
+            self.cluster.with_data(other, |node| {
+                let copies = node.machine().disk.copies().into_iter().filter(|(_, copy)| copy.state.full);
+                held.extend(copies.map(|(shard, _)| (shard, node.machine().node.clone())));
+            });
+        }
+        state.shards().all(|row| {
+            let other = |member: &NodeId| {
+                *member != name && state.is_alive(member) && held.contains(&(row.id, member.clone()))
+            };
+            !row.in_sync.contains(&name) || row.in_sync.iter().any(other)
+        })
     }
 
     async fn data_wipe(&self) {

@@ -138,8 +138,12 @@ impl Monitor {
                 continue;
             }
             let moved_from = migration.and_then(|row| row.from.clone());
-            let copies: Vec<&NodeId> =
-                shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref()).collect();
+            // A learner copy that waits to be admitted again, or given up, is none yet.
+            let target = migration.and_then(|row| row.to.as_ref());
+            let is_copy =
+                |copy: &&NodeId| shard.full_copies().any(|full| full == *copy) || target == Some(*copy);
+            let staying = shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref());
+            let copies: Vec<&NodeId> = staying.filter(is_copy).collect();
             for new in copies.iter().filter(|copy| !had.contains(**copy)) {
                 let others: BTreeSet<_> =
                     copies.iter().filter(|copy| copy != &new).filter_map(|copy| rack(now, copy)).collect();

@@ -192,6 +192,21 @@ async fn a_member_is_not_removed_when_the_rest_could_not_go_on() {
     cluster.put("after", "1").await;
 }
 
+/// Found by simulation (seed 5030): a leader removed itself, went on for a moment, and promoted a learner meanwhile, at which
+/// the consensus core panicked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_to_be_removed_hands_over_and_its_successor_removes_it() {
+    let cluster = founded(Cluster::in_memory(3)).await;
+    let leader = cluster.leader().await;
+    let removed = cluster.node(leader).raft_id();
+    let handed = cluster.node(leader).remove_member(removed).await;
+    assert!(matches!(handed, Err(MembershipError::NotLeader { .. })), "{handed:?}");
+    let successor = cluster.leader().await;
+    assert_ne!(successor, leader);
+    cluster.node(successor).remove_member(removed).await.unwrap();
+    assert!(cluster.node(successor).members().iter().all(|member| member.info.raft_id != removed));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_call_each_other() {
     let cluster = founded(Cluster::over_http(3)).await;
