@@ -1,6 +1,6 @@
 //! All machines of a run.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ruvector_cluster::client::ids::NodeId;
@@ -14,6 +14,9 @@ use crate::data::node::{AgentState, DataMachine, DataNode};
 use crate::data::store::DataDisk;
 use crate::host::Host;
 use crate::plan::Plan;
+
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Control nodes that may be replaced in a run.
 const REPLACEMENTS: usize = 4;
@@ -30,9 +33,12 @@ pub struct Cluster {
     data: Mutex<Vec<DataNode>>,
     operator: Api,
     numbers: Mutex<usize>,
-    /// Control nodes whose disks fail: that they stop is right.
-    pub failing: Mutex<BTreeSet<String>>,
+    /// Control nodes whose disks fail, and until when after that: that they stop is right.
+    failing: Mutex<BTreeMap<String, Option<Instant>>>,
 }
+
+/// So long after a disk's failures were lifted they may still stop a node.
+const FAILURES_LAST: Duration = Duration::from_secs(5);
 
 /// Where control nodes are, and where those are that take their place: data nodes are told once.
 #[must_use]
@@ -60,7 +66,7 @@ impl Cluster {
             control: Mutex::new(control),
             data: Mutex::new(Vec::new()),
             numbers: Mutex::new(plan.control_nodes),
-            failing: Mutex::new(BTreeSet::new()),
+            failing: Mutex::new(BTreeMap::new()),
             world,
         })
     }
@@ -151,7 +157,9 @@ impl Cluster {
     /// All control nodes are gone with their disks: new ones stand where the first ones stood, not started.
     pub fn renew_control(&self) -> Vec<Arc<ControlNode>> {
         let mut control = lock(&self.control);
-        control.iter().for_each(|node| node.kill(End::PowerLoss));
+        for node in control.iter() {
+            node.kill(End::PowerLoss);
+        }
         let first = address(1).to_string();
         let node = |n| {
             // The first one founds a cluster of its own; the others join it.
@@ -188,14 +196,20 @@ impl Cluster {
         None
     }
 
+    /// The disk of a control node begins to fail, or no longer does.
+    pub fn set_failing(&self, name: &str, fails: bool) {
+        let until = (!fails).then(|| Instant::now() + FAILURES_LAST);
+        lock(&self.failing).insert(name.to_owned(), until);
+    }
+
     /// Starts again what ended by itself. A control node may end by itself only when its disk failed.
     pub fn revive(&self) {
         for node in self.control() {
             if let Some(why) = node.stopped() {
-                if !lock(&self.failing).remove(&node.name) {
+                let known = lock(&self.failing).get(&node.name).copied();
+                if known.is_none_or(|until| until.is_some_and(|until| until < Instant::now())) {
                     self.world.recorder.violation("node-stopped", format!("{}: {why}", node.name));
                 }
-                node.heal_disk();
                 node.start();
             }
         }

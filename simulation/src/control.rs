@@ -13,6 +13,7 @@ use ruvector_cluster::server::{self, Parts, Running};
 use ruvector_cluster_raft::{Node, Phase, Timing};
 use ruvector_cluster_storage::{MemRows, OpenOptions, SimDisk};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::chance::Chance;
 use crate::check::history::Seen;
@@ -21,12 +22,16 @@ use crate::host::Host;
 use crate::net::Net;
 use crate::plan::Plan;
 use crate::record::Recorder;
+use crate::reference::Reference;
 use crate::trace::Trace;
 
 /// Segments of the log: small, so that runs have many.
 const SEGMENT_BYTES: u64 = 64 << 10;
 /// Records kept in memory: few, so that some are read from the disk.
 const CACHE_BYTES: u64 = 16 << 10;
+
+/// A process that ended by itself is started again after so long.
+const SUPERVISOR: Duration = Duration::from_millis(500);
 
 /// What a control node's parts share with the rest of the run.
 #[derive(Clone)]
@@ -41,6 +46,8 @@ pub struct World {
     pub trace: Trace,
     /// The run.
     pub plan: Arc<Plan>,
+    /// The state as it has to be.
+    pub reference: Reference,
 }
 
 impl World {
@@ -77,8 +84,8 @@ struct State {
     host: Option<Host>,
     running: Option<Arc<Running>>,
     runs: u32,
-    /// Why it does not run, where it ended by itself.
-    stopped: Option<String>,
+    /// Why it does not run, where it ended by itself, and since when.
+    stopped: Option<(String, Instant)>,
 }
 
 /// A node's handles while it runs.
@@ -166,10 +173,12 @@ impl ControlNode {
         self.state().host.is_some()
     }
 
-    /// Why it ended by itself, if it did.
+    /// Why it ended by itself, if it did, once a supervisor would start it again.
     #[must_use]
     pub fn stopped(&self) -> Option<String> {
-        self.state().stopped.clone()
+        let state = self.state();
+        let (why, since) = state.stopped.as_ref()?;
+        (since.elapsed() >= SUPERVISOR).then(|| why.clone())
     }
 
     /// Makes its empty disk what a backup restores to.
@@ -185,6 +194,9 @@ impl ControlNode {
         let options = OpenOptions { raft_id: Some(raft_id), ..self.open_options() };
         let target = Target { disk: Arc::new(disk), rows: Arc::new(rows), options };
         let cluster_id = format!("{:032x}", self.world.chance.bits());
+        if let Ok(Some(state)) = backup.state.restored_as(&cluster_id) {
+            self.world.reference.restart(state);
+        }
         let restored = restore_into(target, backup, &self.config(), cluster_id).await;
         restored.map(drop).map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
         // The command that restored has ended; its locks and what it had not synced are gone.
@@ -219,7 +231,7 @@ impl ControlNode {
 
     fn parts(&self, host: &Host, state: &State) -> Parts {
         let chance = &self.world.chance;
-        let recorder = self.world.recorder.clone();
+        let (recorder, reference) = (self.world.recorder.clone(), self.world.reference.clone());
         // Known once the directory is open; entries are applied only after that.
         let raft_id = (chance.bits() >> 11).max(1);
         let open = OpenOptions { raft_id: Some(raft_id), ..self.open_options() };
@@ -237,6 +249,9 @@ impl ControlNode {
                 let digest = hash_of(&[&time_ms.to_le_bytes(), command]);
                 // Entries have no say in whose log they are in: the name will do for telling logs apart.
                 recorder.node(own, Seen::Applied { index, digest });
+                if let Some((revision, hash)) = reference.take(index, time_ms, command) {
+                    recorder.node(0, Seen::State { index: revision, hash });
+                }
             })),
         }
     }
@@ -277,18 +292,20 @@ impl ControlNode {
         self.world.trace.note(&[&self.name, "stopped:", &why]);
         let mut state = self.state();
         if state.host.as_ref().is_some_and(|now| !now.is_killed() && std::ptr::eq(now.name(), host.name())) {
-            state.stopped = Some(why);
+            state.stopped = Some((why, Instant::now()));
             self.end(&mut state, End::Kill);
         }
     }
 
-    /// Ends its process, if there is one.
-    pub fn kill(&self, how: End) {
+    /// Ends its process; false where there is none.
+    pub fn kill(&self, how: End) -> bool {
         let mut state = self.state();
-        if state.host.is_some() {
+        let is_up = state.host.is_some();
+        if is_up {
             self.world.trace.note(&[&self.name, &format!("{how:?}")]);
             self.end(&mut state, how);
         }
+        is_up
     }
 
     fn end(&self, state: &mut State, how: End) {
@@ -306,8 +323,8 @@ impl ControlNode {
         host.kill();
     }
 
-    /// Stops the process where it is, or lets it go on.
-    pub fn set_paused(&self, paused: bool) {
+    /// Stops the process where it is, or lets it go on; false where there is none.
+    pub fn set_paused(&self, paused: bool) -> bool {
         let state = self.state();
         if let Some(host) = &state.host {
             self.world.trace.note(&[&self.name, if paused { "paused" } else { "goes on" }]);
@@ -317,6 +334,7 @@ impl ControlNode {
             }
             host.set_paused(paused);
         }
+        state.host.is_some()
     }
 
     /// How its disk behaves from now on.
@@ -324,8 +342,16 @@ impl ControlNode {
         set(&self.state().disk);
     }
 
+    /// Leaves no room on its disk, for the log and for the stored rows.
+    pub fn fill_disk(&self) {
+        let state = self.state();
+        state.disk.set_capacity(Some(0));
+        state.rows.set_full(true);
+    }
+
     /// Lifts every fault of its disk.
     pub fn heal_disk(&self) {
+        self.state().rows.set_full(false);
         self.with_disk(|disk| {
             disk.lift_failures();
             disk.set_capacity(None);

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::api::Ask;
 use crate::cluster::Cluster;
 use crate::control::{ControlNode, End};
+use crate::data::node::DataNode;
 use crate::net::Quality;
 
 macro_rules! kinds {
@@ -118,11 +119,10 @@ impl Faults {
         usize::try_from(self.between(0, self.cluster.data_nodes().saturating_sub(1) as u64)).unwrap_or(0)
     }
 
-    /// One fault, from its beginning to its end.
+    /// One fault, from its beginning to its end. Counted when it took effect.
     pub async fn inject(self: Arc<Self>, kind: FaultKind) {
         self.cluster.world.trace.note(&["fault", &format!("{kind:?}")]);
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
-        match kind {
+        let took_effect = match kind {
             FaultKind::ControlKill => self.control_ends(End::Kill).await,
             FaultKind::ControlPowerLoss => self.control_ends(End::PowerLoss).await,
             FaultKind::ControlCrashAtDiskOp => self.crash_at_disk_op().await,
@@ -136,12 +136,12 @@ impl Faults {
             FaultKind::LeaderTransfer => self.transfer().await,
             FaultKind::MemberReplaced => self.replace_member().await,
             FaultKind::Isolation | FaultKind::Partition | FaultKind::OneWayCut | FaultKind::PartialCut => {
-                self.cut(kind).await;
+                self.cut(kind).await
             }
             FaultKind::BadNetwork => self.bad_network().await,
             FaultKind::DataKill => self.data_kill().await,
             FaultKind::DataPause => self.data_pause().await,
-            FaultKind::DataWipe => self.data_wipe().await,
+            FaultKind::DataWipe => self.data_wipe(),
             FaultKind::DataStoreFails => self.store_fails().await,
             FaultKind::DataSlowDisk => self.slow_store().await,
             FaultKind::DataDiskFull => self.full_store().await,
@@ -149,35 +149,36 @@ impl Faults {
             FaultKind::Drain => self.drain().await,
             FaultKind::Rebalance => {
                 let ask = Ask::write(Method::POST, "/v1/rebalance", Some(json!({})));
-                drop(self.cluster.operate(&ask).await);
+                self.cluster.operate(&ask).await.is_some_and(|reply| reply.status == 202)
             }
+        };
+        if took_effect {
+            *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
         }
     }
 
-    async fn control_ends(&self, how: End) {
-        let Some(node) = self.any_control() else { return };
-        node.kill(how);
+    async fn control_ends(&self, how: End) -> bool {
+        let Some(node) = self.any_control() else { return false };
+        let ended = node.kill(how);
         self.wait(10, 6_000).await;
         node.start();
+        ended
     }
 
-    async fn crash_at_disk_op(&self) {
-        let Some(node) = self.any_control() else { return };
+    async fn crash_at_disk_op(&self) -> bool {
+        let Some(node) = self.any_control() else { return false };
         let disk = node.disk();
         disk.die_after(self.between(1, 60));
-        if tokio::time::timeout(Duration::from_secs(5), disk.died()).await.is_err() {
-            // Nothing was written for so long; it dies at the next thing.
-            disk.die_after(1);
-            drop(tokio::time::timeout(Duration::from_secs(1), disk.died()).await);
-        }
+        let died = tokio::time::timeout(Duration::from_secs(6), disk.died()).await.is_ok();
         node.kill(End::PowerLoss);
         self.wait(10, 3_000).await;
         node.start();
+        died
     }
 
-    async fn power_loss_of_all(&self) {
+    async fn power_loss_of_all(&self) -> bool {
         let control = self.cluster.control();
-        control.iter().for_each(|node| node.kill(End::PowerLoss));
+        let lost = control.iter().filter(|node| node.kill(End::PowerLoss)).count();
         let all = self.cluster.data_nodes();
         for at in 0..all {
             self.cluster.with_data(at, |node| node.kill());
@@ -191,68 +192,82 @@ impl Faults {
             self.revive_data(at);
             self.wait(0, 300).await;
         }
+        lost > 0
     }
 
-    async fn control_pause(&self) {
-        let Some(node) = self.any_control() else { return };
-        node.set_paused(true);
+    async fn control_pause(&self) -> bool {
+        let Some(node) = self.any_control() else { return false };
+        let paused = node.set_paused(true);
         self.wait(50, 4_000).await;
         node.set_paused(false);
+        paused
     }
 
-    async fn disk_fault(&self, kind: FaultKind) {
-        let Some(node) = self.any_control() else { return };
+    async fn disk_fault(&self, kind: FaultKind) -> bool {
+        let Some(node) = self.any_control() else { return false };
         let draw = self.between(0, 2);
         let slow_ms = self.between(5, 150);
-        if kind == FaultKind::ControlDiskError {
-            self.cluster.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(node.name.clone());
+        let fails = kind == FaultKind::ControlDiskError;
+        if fails {
+            self.cluster.set_failing(&node.name, true);
+        }
+        if kind == FaultKind::ControlDiskFull {
+            node.fill_disk();
         }
         node.with_disk(|disk| match (kind, draw) {
             (FaultKind::ControlSlowDisk, _) => disk.set_sync_time(Some(Duration::from_millis(slow_ms))),
             (FaultKind::ControlStalledDisk, _) => disk.set_stalled(true),
-            (FaultKind::ControlDiskFull, _) => disk.set_capacity(Some(0)),
+            (FaultKind::ControlDiskFull, _) => {}
             (_, 0) => disk.fail_syncs(),
             (_, 1) => disk.fail_writes(),
             (_, _) => disk.fail_reads(),
         });
         self.wait(50, 4_000).await;
         node.heal_disk();
+        if fails {
+            self.cluster.set_failing(&node.name, false);
+        }
+        node.is_up()
     }
 
-    fn jump_clock(&self) {
+    fn jump_clock(&self) -> bool {
         let by_ms = i64::try_from(self.between(0, 7_200_000)).unwrap_or(0) - 3_600_000;
         if self.between(0, 1) == 0 {
             self.any_control().iter().for_each(|node| node.clock().jump_wall(by_ms));
         } else {
             self.cluster.with_data(self.any_data(), |node| node.machine().clock.jump_wall(by_ms));
         }
+        true
     }
 
-    async fn transfer(&self) {
-        drop(self.cluster.operate(&Ask::write(Method::POST, "/v1/leader/transfer", Some(json!({})))).await);
+    async fn transfer(&self) -> bool {
+        let ask = Ask::write(Method::POST, "/v1/leader/transfer", Some(json!({})));
+        self.cluster.operate(&ask).await.is_some_and(|reply| reply.status == 200)
     }
 
-    async fn replace_member(&self) {
-        let Some(node) = self.any_control() else { return };
+    async fn replace_member(&self) -> bool {
+        let Some(node) = self.any_control() else { return false };
         let others_up = self.cluster.control().iter().all(|other| other.is_up());
         if !others_up || !self.cluster.may_replace() {
-            return;
+            return false;
         }
         node.kill(End::PowerLoss);
         let ask = Ask::write(Method::DELETE, format!("/v1/members/{}", node.name), None);
         // Gone already is fine, too: an earlier try had no answer.
         let gone = |reply: &crate::api::Reply| reply.status == 200 || reply.status == 404;
-        if self.cluster.insist(&ask, 40, gone).await.is_some() {
+        let is_gone = self.cluster.insist(&ask, 40, gone).await.is_some();
+        if is_gone {
             self.cluster.replace_control(&node).start();
         } else {
             node.start();
         }
+        is_gone
     }
 
-    async fn cut(&self, kind: FaultKind) {
+    async fn cut(&self, kind: FaultKind) -> bool {
         let (net, names) = (&self.cluster.world.net, self.cluster.names());
         let chance = &self.cluster.world.chance;
-        let Some(one) = chance.pick(&names).cloned() else { return };
+        let Some(one) = chance.pick(&names).cloned() else { return false };
         let side: Vec<bool> = names.iter().map(|_| chance.per_mille(400)).collect();
         let mut links = Vec::new();
         for (from, from_side) in names.iter().zip(&side) {
@@ -271,9 +286,10 @@ impl Faults {
         links.iter().for_each(|(from, to)| net.set_cut(from, to, true));
         self.wait(50, 5_000).await;
         links.iter().for_each(|(from, to)| net.set_cut(from, to, false));
+        !links.is_empty()
     }
 
-    async fn bad_network(&self) {
+    async fn bad_network(&self) -> bool {
         let net = &self.cluster.world.net;
         let slowest = self.between(1_000, 30_000);
         net.set_quality(Quality {
@@ -284,6 +300,7 @@ impl Faults {
         });
         self.wait(100, 4_000).await;
         net.set_quality(self.cluster.world.plan.quality);
+        true
     }
 
     fn revive_data(&self, at: usize) {
@@ -294,18 +311,27 @@ impl Faults {
         });
     }
 
-    async fn data_kill(&self) {
+    async fn data_kill(&self) -> bool {
         let at = self.any_data();
-        self.cluster.with_data(at, |node| node.kill());
+        let was_up = self.cluster.with_data(at, |node| {
+            let was_up = node.is_running();
+            node.kill();
+            was_up
+        });
         self.wait(10, 6_000).await;
         self.revive_data(at);
+        was_up == Some(true)
     }
 
-    async fn data_pause(&self) {
+    async fn data_pause(&self) -> bool {
         let at = self.any_data();
-        self.cluster.with_data(at, |node| node.set_paused(true));
+        let is_up = self.cluster.with_data(at, |node| {
+            node.set_paused(true);
+            node.is_running()
+        });
         self.wait(50, 4_000).await;
         self.cluster.with_data(at, |node| node.set_paused(false));
+        is_up == Some(true)
     }
 
     /// Whether every shard that this node is in sync of has another in-sync copy that is alive, and really there: the control
@@ -328,54 +354,68 @@ impl Faults {
         })
     }
 
-    async fn data_wipe(&self) {
+    fn data_wipe(&self) -> bool {
         let at = self.any_data();
-        if self.can_be_spared(at) {
+        let spared = self.can_be_spared(at);
+        if spared {
             self.cluster.with_data(at, |node| *node = node.restart_wiped());
         }
+        spared
     }
 
-    async fn store_fails(&self) {
+    async fn store_fails(&self) -> bool {
         let at = self.any_data();
-        if self.can_be_spared(at) {
-            self.cluster.with_data(at, |node| node.machine().disk.fail_next(1));
-            self.wait(100, 2_000).await;
-            self.cluster.with_data(at, |node| node.machine().disk.fail_next(0));
+        if !self.can_be_spared(at) {
+            return false;
         }
+        let failed = |node: &mut DataNode| node.machine().disk.counts().failed;
+        let before = self.cluster.with_data(at, failed);
+        self.cluster.with_data(at, |node| node.machine().disk.fail_next(1));
+        self.wait(100, 2_000).await;
+        self.cluster.with_data(at, |node| node.machine().disk.fail_next(0));
+        self.cluster.with_data(at, failed) > before
     }
 
-    async fn slow_store(&self) {
+    async fn slow_store(&self) -> bool {
         let at = self.any_data();
         let slowest = self.between(2_000, 400_000);
         self.cluster.with_data(at, |node| node.machine().disk.set_sync_us((500, slowest)));
         self.wait(100, 5_000).await;
         self.cluster.with_data(at, |node| node.machine().disk.set_sync_us((50, 500)));
+        true
     }
 
-    async fn full_store(&self) {
+    async fn full_store(&self) -> bool {
         let at = self.any_data();
         self.cluster.with_data(at, |node| node.machine().disk.set_full(true));
         self.wait(100, 4_000).await;
         self.cluster.with_data(at, |node| node.machine().disk.set_full(false));
+        true
     }
 
-    async fn migrate(&self) {
+    async fn migrate(&self) -> bool {
         let shard = self.between(0, u64::from(self.cluster.world.plan.settings.num_shards) - 1);
-        let Some(to) = self.cluster.world.chance.pick(&self.cluster.data_names()).cloned() else { return };
+        let Some(to) = self.cluster.world.chance.pick(&self.cluster.data_names()).cloned() else {
+            return false;
+        };
         let ask = Ask::write(Method::POST, "/v1/migrations", Some(json!({ "shard": shard, "to": to })));
-        let Some(reply) = self.cluster.operate(&ask).await else { return };
+        let Some(reply) = self.cluster.operate(&ask).await else { return false };
         if reply.status == 202 && self.between(0, 3) == 0 {
             self.wait(1, 300).await;
             let cancel = format!("/v1/migrations/{}", reply.body["id"].as_u64().unwrap_or(0));
             drop(self.cluster.operate(&Ask::write(Method::DELETE, cancel, None)).await);
         }
+        reply.status == 202
     }
 
-    async fn drain(&self) {
-        let Some(node) = self.cluster.world.chance.pick(&self.cluster.data_names()).cloned() else { return };
+    async fn drain(&self) -> bool {
+        let Some(node) = self.cluster.world.chance.pick(&self.cluster.data_names()).cloned() else {
+            return false;
+        };
         let path = format!("/v1/nodes/{node}/drain");
-        drop(self.cluster.operate(&Ask::write(Method::POST, path.clone(), Some(json!({})))).await);
+        let asked = self.cluster.operate(&Ask::write(Method::POST, path.clone(), Some(json!({})))).await;
         self.wait(500, 8_000).await;
         self.cluster.insist(&Ask::write(Method::DELETE, path, None), 20, |reply| reply.status == 200).await;
+        asked.is_some_and(|reply| reply.status == 200)
     }
 }

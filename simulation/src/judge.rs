@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ruvector_cluster::client::ids::ShardId;
+use ruvector_cluster::client::ids::{Revision, ShardId};
 
 use crate::check::history::{
     Change, DataAct, DataOp, DataRead, DataWriteOutcome, Span, WatchItem, WatchRecord,
@@ -19,6 +19,7 @@ pub fn judge(
     records: &[Record],
     watches: &[WatchRecord],
     lost: &BTreeSet<ShardId>,
+    watchable: &[Revision],
 ) -> Vec<Violation> {
     let mut found = history.violations.clone();
     found.extend(consensus::check(&history.nodes));
@@ -34,12 +35,13 @@ pub fn judge(
     let own = wrong_reads_of_own_keys(&kept).into_iter();
     found.extend(own.map(|detail| Violation { rule: "own keys hold what their owner wrote", detail }));
     let generation = watches.iter().map(|record| record.generation).max().unwrap_or(0);
-    found.extend(watch::check(watches, generation, &committed(watches)));
+    found.extend(watch::check(watches, generation, &committed(watches, watchable)));
     found
 }
 
-/// What any watch told: each must have told all of it that lies between its beginning and its end.
-fn committed(watches: &[WatchRecord]) -> Vec<Change> {
+/// What any watch told, and what none did though it should have: each must have told all of it that lies between its beginning
+/// and its end.
+fn committed(watches: &[WatchRecord], watchable: &[Revision]) -> Vec<Change> {
     let items = watches.iter().flat_map(|record| &record.items);
     let mut changes: Vec<Change> = items
         .filter_map(|item| match item {
@@ -49,6 +51,8 @@ fn committed(watches: &[WatchRecord]) -> Vec<Change> {
             }
         })
         .collect();
+    changes.extend(watchable.iter().map(|revision| Change { revision: *revision, digests: Vec::new() }));
+    // Sorting is stable: where some watch told of a revision, that is what stays.
     changes.sort_by_key(|change| change.revision);
     changes.dedup_by_key(|change| change.revision);
     changes

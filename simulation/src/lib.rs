@@ -26,6 +26,7 @@ pub mod net;
 pub mod panics;
 pub mod plan;
 pub mod record;
+pub mod reference;
 pub mod registers;
 pub mod run;
 pub mod stats;

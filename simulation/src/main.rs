@@ -38,6 +38,10 @@ struct Options {
     #[cfg(feature = "mutants")]
     #[arg(long)]
     mutant: Option<String>,
+    /// With --mutant: leaves these seeds out, which fail without one.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<u64>,
 }
 
 fn main() -> ExitCode {
@@ -53,13 +57,15 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "mutants")]
     if let Some(name) = &options.mutant {
-        return mutated::run(name, options.seeds.unwrap_or(40), options.from.unwrap_or(1), options.jobs);
+        let (seeds, from) = (options.seeds.unwrap_or(40), options.from.unwrap_or(1));
+        return mutated::run(name, seeds, from, options.jobs, options.without);
     }
     if let Some(seed) = options.seed {
         return one(seed, options.print);
     }
     let from = options.from.unwrap_or_else(|| SystemClock.wall_ms());
     let plan = Campaign {
+        without: Vec::new(),
         regressions: if options.fresh_only { Vec::new() } else { REGRESSIONS.to_vec() },
         from,
         seeds: options.seeds.unwrap_or(if options.minutes.is_some() { u64::MAX >> 1 } else { 20 }),
@@ -109,25 +115,16 @@ mod mutated {
     use super::{Campaign, campaign};
 
     /// One mutant in this process, or each in a process of its own.
-    pub(super) fn run(name: &str, seeds: u64, from: u64, jobs: usize) -> ExitCode {
+    pub(super) fn run(name: &str, seeds: u64, from: u64, jobs: usize, without: Vec<u64>) -> ExitCode {
         if name == "all" {
-            return table(seeds, from, jobs);
+            return table(&plan(seeds, from, jobs, without));
         }
         let Some(mutant) = Mutant::named(name) else {
             eprintln!("there is no mutant {name}");
             return ExitCode::from(2);
         };
         mutants::switch_on(mutant);
-        let plan = Campaign {
-            regressions: Vec::new(),
-            from,
-            seeds,
-            minutes: None,
-            jobs,
-            stops_at_first: true,
-            told: false,
-        };
-        let outcome = campaign(&plan);
+        let outcome = campaign(&Campaign { stops_at_first: true, ..plan(seeds, from, jobs, without) });
         match outcome.failed.first() {
             Some((seed, rule)) => {
                 println!("{name:<30} killed    after {:>3} seeds, by seed {seed}: {rule}", outcome.runs);
@@ -140,13 +137,34 @@ mod mutated {
         }
     }
 
-    fn table(seeds: u64, from: u64, jobs: usize) -> ExitCode {
+    fn plan(seeds: u64, from: u64, jobs: usize, without: Vec<u64>) -> Campaign {
+        let regressions = Vec::new();
+        Campaign {
+            without,
+            regressions,
+            from,
+            seeds,
+            minutes: None,
+            jobs,
+            stops_at_first: false,
+            told: false,
+        }
+    }
+
+    fn table(plan: &Campaign) -> ExitCode {
         let Ok(own) = std::env::current_exe() else { return ExitCode::from(2) };
+        // A seed that fails without a mutant says nothing of one.
+        let baseline = campaign(plan);
+        let without: Vec<String> = baseline.failed.iter().map(|(seed, _)| seed.to_string()).collect();
+        println!("no mutant: {} of {} seeds fail [{}]", without.len(), baseline.runs, without.join(","));
+        let (seeds, from, jobs) = (plan.seeds.to_string(), plan.from.to_string(), plan.jobs.to_string());
         let mut survived = 0;
         for mutant in Mutant::ALL {
             let mut command = Command::new(&own);
-            command.args(["--mutant", mutant.name(), "--seeds", &seeds.to_string()]);
-            command.args(["--from", &from.to_string(), "--jobs", &jobs.to_string()]);
+            command.args(["--mutant", mutant.name(), "--seeds", &seeds, "--from", &from, "--jobs", &jobs]);
+            if !without.is_empty() {
+                command.args(["--without", &without.join(",")]);
+            }
             match command.status() {
                 Ok(status) if status.success() => {}
                 // A process that dies of a mutant has noticed it, too.

@@ -8,7 +8,8 @@ use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster::metadata::{Metadata, NodeRow, ShardRow, check};
 
 use crate::check::history::{Seen, Standing};
-use crate::control::{ControlNode, World, hash_of};
+use crate::control::{ControlNode, World};
+use crate::reference::{hash_of_rows, hash_of_state};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -63,10 +64,10 @@ impl Monitor {
             let (raft_id, status) = (live.node.raft_id(), live.node.status());
             let recorder = &self.world.recorder;
             let state = live.state.borrow().clone();
-            if let Some(mine) = live.node.leadership().borrow().mine {
+            if status.state == "leader" {
                 // A restored cluster counts its terms anew.
                 let generation = state.founded().map_or(1, |founded| founded.generation);
-                let term = (generation << 32) + mine.term;
+                let term = (generation << 32) + status.term;
                 self.terms.insert(term);
                 recorder.node(raft_id, Seen::Leads { term });
             }
@@ -77,7 +78,8 @@ impl Monitor {
                 committed: status.committed.unwrap_or(0),
                 applied: status.applied,
                 durable: status.durable.unwrap_or(0),
-                caught_up: false,
+                // Whoever leads, and has applied an entry of its own term, knows all that was ever committed.
+                caught_up: live.node.leadership().borrow().mine.is_some(),
             };
             // The core's numbers are told a moment after what they are of is applied.
             let ahead = self.ahead.entry(raft_id).or_default();
@@ -95,18 +97,15 @@ impl Monitor {
             return;
         }
         self.states += 1;
-        // Rows of the head move on without a revision (log time), and remembered requests do: equal ones are compared only.
-        let mut hash = 0_u64;
-        for (key, value) in state.to_rows().filter(|(key, _)| key != b"head" && !key.starts_with(b"k/")) {
-            hash = hash_of(&[&hash.to_le_bytes(), &key, &value]);
-        }
+        let hash = hash_of_state(state);
         self.world.recorder.node(raft_id, Seen::State { index: revision, hash });
         for violation in check::check(state) {
             self.world.recorder.violation("metadata-invariant", format!("{name} at {revision}: {violation}"));
         }
         for shard in state.shards() {
             self.look_at_primary(shard);
-            if shard.lost {
+            // A restored state calls every copy lost until the data nodes have told what they hold.
+            if shard.lost && !state.is_suspended() {
                 self.lost.insert(shard.id);
             }
         }
@@ -124,6 +123,21 @@ impl Monitor {
         if known != primary {
             let detail = format!("shard {} has {known} and {primary} at epoch {}", shard.id, shard.epoch);
             self.world.recorder.violation("one-primary-an-epoch", detail);
+        }
+    }
+
+    /// Everything is still: all nodes hold what was committed, remembered requests included.
+    pub fn look_at_rest(&self, nodes: &[Arc<ControlNode>]) {
+        let expected = self.world.reference.rows();
+        let applied = |node: &Arc<ControlNode>| node.live().map(|live| live.node.status().applied);
+        let farthest = nodes.iter().filter_map(applied).max();
+        for node in nodes.iter().filter(|node| applied(node) == farthest) {
+            let Some(live) = node.live() else { continue };
+            let rows = hash_of_rows(&live.state.borrow());
+            if rows != expected {
+                let detail = format!("{} holds other rows than were committed", node.name);
+                self.world.recorder.violation("rows-at-rest", detail);
+            }
         }
     }
 
@@ -145,8 +159,10 @@ impl Monitor {
             let staying = shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref());
             let copies: Vec<&NodeId> = staying.filter(is_copy).collect();
             for new in copies.iter().filter(|copy| !had.contains(**copy)) {
-                let others: BTreeSet<_> =
-                    copies.iter().filter(|copy| copy != &new).filter_map(|copy| rack(now, copy)).collect();
+                // Whoever is down is about to be replaced, too.
+                let alive = |copy: &&&NodeId| before.is_alive(copy) && now.is_alive(copy);
+                let others = copies.iter().filter(|copy| copy != &new).filter(alive);
+                let others: BTreeSet<_> = others.filter_map(|copy| rack(now, copy)).collect();
                 let shares = rack(now, new).is_some_and(|rack| others.contains(&rack));
                 // Only what was free in both states was surely free when that was decided.
                 let free = |row: &NodeRow| {

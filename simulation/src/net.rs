@@ -236,7 +236,7 @@ impl Net {
     ) -> Result<T, CallError>
     where
         T: Send + 'static,
-        A: Fn(Service, Host) -> F,
+        A: Fn(Service, Host) -> F + Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let to = self.name_at(addr).ok_or(CallError::Refused)?;
@@ -253,20 +253,27 @@ impl Net {
                 drop(late.spawn(again));
             });
         }
-        wait_for(arrival).await;
-        self.trace.note(&[from.name(), &to, what]);
-        let answer = match self.service(addr) {
-            None => Err(CallError::Refused),
-            Some((host, service)) => {
-                let (send, receive) = oneshot::channel();
-                let acting = act(service, host.clone());
-                drop(host.spawn(async move {
-                    let answer = acting.await;
-                    // Whoever asked may have given up.
-                    drop(send.send(answer));
-                }));
-                receive.await.map_err(|_| CallError::Broken)
-            }
+        // On its way it belongs to nobody either: whoever sent it may end, or give up, and it arrives all the same.
+        let (send, receive) = oneshot::channel();
+        let (net, own, what_of) = (self.clone(), from.name().to_owned(), what.to_owned());
+        let (target, addr_of) = (to.clone(), addr.to_owned());
+        tokio::spawn(async move {
+            wait_for(arrival).await;
+            net.trace.note(&[&own, &target, &what_of]);
+            let Some((host, service)) = net.service(&addr_of) else {
+                drop(send.send(Err(CallError::Refused)));
+                return;
+            };
+            let acting = act(service, host.clone());
+            drop(host.spawn(async move {
+                let answer = acting.await;
+                // Whoever asked may have given up.
+                drop(send.send(Ok(answer)));
+            }));
+        });
+        let answer = match receive.await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::Broken),
         };
         wait_for(self.arrival(&to, from.name())).await;
         self.trace.note(&[&to, from.name(), what, "answered"]);
@@ -284,7 +291,7 @@ impl Net {
         repeatable: Repeatable,
         message: bytes::Bytes,
     ) -> Result<bytes::Bytes, CallError> {
-        let answer = self.call(from, addr, repeatable, "data", |service, _| {
+        let answer = self.call(from, addr, repeatable, "data", move |service, _| {
             let message = message.clone();
             async move {
                 match service {

@@ -164,7 +164,10 @@ impl Client {
             let addr = at.map_or_else(|| self.any_addr(), str::to_owned);
             let answer = self.api.ask(&addr, ask).await;
             match judge(&answer) {
-                // An earlier try may have been delivered.
+                // An earlier try may have been delivered, and of one under a key the network may have made two.
+                WriteOutcome::NotDone if ask.key.is_some() && answer.is_ok() => {
+                    outcome = WriteOutcome::Unknown
+                }
                 WriteOutcome::NotDone => {}
                 WriteOutcome::Unknown => outcome = WriteOutcome::Unknown,
                 told => {

@@ -29,6 +29,7 @@ use crate::net::Net;
 use crate::panics;
 use crate::plan::Plan;
 use crate::record::Recorder;
+use crate::reference::Reference;
 use crate::registers::{Client, Registers};
 use crate::stats::Stats;
 use crate::trace::Trace;
@@ -95,7 +96,14 @@ async fn inside(plan: Plan, printed: bool) -> Report {
     let (seed, chance) = (plan.seed, Chance::new(plan.seed));
     let (trace, recorder) = (Trace::new(printed), Recorder::default());
     let net = Net::new(chance.fork(), trace.clone());
-    let world = World { net, chance, recorder: recorder.clone(), trace: trace.clone(), plan: Arc::new(plan) };
+    let world = World {
+        net,
+        chance,
+        recorder: recorder.clone(),
+        trace: trace.clone(),
+        plan: Arc::new(plan),
+        reference: Reference::default(),
+    };
     let mut run = Run::new(world);
     run.cluster.start();
     run.found().await;
@@ -115,7 +123,9 @@ async fn inside(plan: Plan, printed: bool) -> Report {
     stats.restores = run.restored;
     stats.simulated = began.elapsed();
     stats.snapshots_installed = run.cluster.world.installs();
-    let mut violations = judge::judge(&history, &data, &watches, &lost);
+    stats.judged = data.iter().filter(|record| !lost.contains(&record.key.shard)).count() as u64;
+    let watchable = run.cluster.world.reference.watchable();
+    let mut violations = judge::judge(&history, &data, &watches, &lost, &watchable);
     let failures = run.cluster.failures.seen().into_iter();
     violations.extend(failures.map(|detail| Violation { rule: "data-node-failed", detail }));
     Report { seed, trace: hash, violations, stats }
@@ -295,6 +305,7 @@ impl Run {
             self.restore(bound).await;
         }
         self.watching(tokio::time::sleep(Duration::from_secs(1))).await;
+        self.monitor.look_at_rest(&self.cluster.control());
     }
 
     /// The control nodes are lost, and a backup is all there is of them; data was written after it.

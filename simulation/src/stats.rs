@@ -26,6 +26,8 @@ pub struct Stats {
     pub data_writes: (u64, u64),
     /// Reads of data that were answered.
     pub data_reads: u64,
+    /// Operations on data that were judged: not those on shards whose last copy was lost.
+    pub judged: u64,
     /// Terms in which somebody led.
     pub elections: u64,
     /// Snapshots that a control node took over from another.
@@ -93,6 +95,7 @@ impl AddAssign<&Self> for Stats {
         self.data_writes.0 += other.data_writes.0;
         self.data_writes.1 += other.data_writes.1;
         self.data_reads += other.data_reads;
+        self.judged += other.judged;
         self.elections += other.elections;
         self.snapshots_installed += other.snapshots_installed;
         self.restores += other.restores;

@@ -35,7 +35,7 @@ impl Exchange for NetExchange {
         let repeatable = if keyed || beats { Repeatable::Yes } else { Repeatable::No };
         let to = self.net.name_at(&addr).unwrap_or_default();
         let (net, own) = (self.net.clone(), self.host.name().to_owned());
-        let answer = self.net.call(&self.host, &addr, repeatable, &what, |service, at| {
+        let answer = self.net.call(&self.host, &addr, repeatable, &what, move |service, at| {
             let (request, net) = (request.clone(), net.clone());
             let link = (to.clone(), own.clone());
             async move { act(service, request, &net, &at, link).await }

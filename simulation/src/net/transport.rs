@@ -70,7 +70,7 @@ impl Transport for NetTransport {
         timeout: Duration,
     ) -> Result<Bytes, TransportError> {
         let addr = address_of(peer_url);
-        let call = self.net.call(&self.host, &addr, repeatable(kind), kind.name(), |service, _| {
+        let call = self.net.call(&self.host, &addr, repeatable(kind), kind.name(), move |service, _| {
             let (envelope, body) = (envelope.clone(), body.clone());
             async move {
                 match service {
@@ -103,7 +103,7 @@ impl Transport for NetTransport {
         // Taken by the one call that is made of it.
         let arriving = Arc::new(std::sync::Mutex::new(Some(arriving)));
         let (net, back) = (self.net.clone(), (to.clone(), own.clone()));
-        let call = self.net.call(&self.host, &addr, Repeatable::No, kind.name(), |service, host| {
+        let call = self.net.call(&self.host, &addr, Repeatable::No, kind.name(), move |service, host| {
             let (envelope, net, back) = (envelope.clone(), net.clone(), back.clone());
             let arriving = arriving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             async move {
@@ -131,7 +131,7 @@ impl Transport for NetTransport {
     }
 
     async fn hello(&self, seed: &str, timeout: Duration) -> Result<Bytes, TransportError> {
-        let call = self.net.call(&self.host, seed, Repeatable::Yes, "hello", |service, _| async move {
+        let call = self.net.call(&self.host, seed, Repeatable::Yes, "hello", move |service, _| async move {
             let Service::Http(router) = service else { return None };
             let request = http::Request::get("/v1/hello").body(axum::body::Body::empty()).ok()?;
             let response = router.oneshot(request).await.ok()?;

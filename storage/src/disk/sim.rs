@@ -49,7 +49,7 @@ struct State {
     counts: DiskCounts,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Faults {
     fail_syncs: bool,
     fail_reads: bool,
@@ -106,8 +106,10 @@ impl SimDisk {
         Self::default()
     }
 
-    fn with(content: Content) -> Self {
-        let state = Mutex::new(State { content, ..State::default() });
+    /// The next process's disk: it holds `content`, and is as full, slow and faulty as it was.
+    fn with(content: Content, faults: Faults) -> Self {
+        let faults = Faults { stalled: false, syncs_held: false, ..faults };
+        let state = Mutex::new(State { content, faults, ..State::default() });
         Self { shared: Arc::new(Shared { state, changed: Notify::new() }) }
     }
 
@@ -125,19 +127,20 @@ impl SimDisk {
     pub fn crash(&self, seed: u64) -> SimDisk {
         let mut old = self.state();
         old.dead = true;
-        Self::with(old.content.after_crash(seed))
+        Self::with(old.content.after_crash(seed), old.faults.clone())
     }
 
     /// The process is killed, the machine runs on: nothing written is lost. The old disk is dead as after a crash.
     pub fn kill(&self) -> SimDisk {
         let mut old = self.state();
         old.dead = true;
-        Self::with(std::mem::take(&mut old.content))
+        let content = std::mem::take(&mut old.content);
+        Self::with(content, old.faults.clone())
     }
 
     /// What every crash of now would leave at least: a copy of what is synced. This disk goes on.
     pub fn synced(&self) -> SimDisk {
-        Self::with(self.state().content.synced())
+        Self::with(self.state().content.synced(), Faults::default())
     }
 
     /// The disk dies at the `operations`-th file operation from now (1 is the next): it takes effect as far as a crash
