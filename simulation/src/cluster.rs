@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ruvector_cluster::client::ids::NodeId;
 use ruvector_cluster::metadata::Metadata;
+use tokio::time::Instant;
 
 use crate::api::{Api, Ask, Reply};
 use crate::control::{ControlNode, End, World, address};
@@ -14,9 +16,6 @@ use crate::data::node::{AgentState, DataMachine, DataNode};
 use crate::data::store::DataDisk;
 use crate::host::Host;
 use crate::plan::Plan;
-
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Control nodes that may be replaced in a run.
 const REPLACEMENTS: usize = 4;
@@ -183,6 +182,16 @@ impl Cluster {
         let addrs = lock(&self.addrs).clone();
         let addr = self.world.chance.pick(&addrs).cloned()?;
         self.operator.ask(&addr, ask).await.ok()
+    }
+
+    /// As [`Cluster::insist`], for at most `bound`.
+    pub async fn insist_for(
+        &self,
+        ask: &Ask,
+        bound: Duration,
+        fine: impl Fn(&Reply) -> bool,
+    ) -> Option<Reply> {
+        tokio::time::timeout(bound, self.insist(ask, u32::MAX, fine)).await.ok().flatten()
     }
 
     /// Asks until the answer is fine, or `tries` are used up.

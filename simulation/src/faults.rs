@@ -14,6 +14,9 @@ use crate::control::{ControlNode, End};
 use crate::data::node::DataNode;
 use crate::net::Quality;
 
+/// How long an operator tries.
+const OPERATOR: Duration = Duration::from_secs(20);
+
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// A kind of fault.
@@ -255,7 +258,7 @@ impl Faults {
         let ask = Ask::write(Method::DELETE, format!("/v1/members/{}", node.name), None);
         // Gone already is fine, too: an earlier try had no answer.
         let gone = |reply: &crate::api::Reply| reply.status == 200 || reply.status == 404;
-        let is_gone = self.cluster.insist(&ask, 40, gone).await.is_some();
+        let is_gone = self.cluster.insist_for(&ask, OPERATOR, gone).await.is_some();
         if is_gone {
             self.cluster.replace_control(&node).start();
         } else {
@@ -415,7 +418,8 @@ impl Faults {
         let path = format!("/v1/nodes/{node}/drain");
         let asked = self.cluster.operate(&Ask::write(Method::POST, path.clone(), Some(json!({})))).await;
         self.wait(500, 8_000).await;
-        self.cluster.insist(&Ask::write(Method::DELETE, path, None), 20, |reply| reply.status == 200).await;
+        let undo = Ask::write(Method::DELETE, path, None);
+        self.cluster.insist_for(&undo, OPERATOR, |reply| reply.status == 200).await;
         asked.is_some_and(|reply| reply.status == 200)
     }
 }

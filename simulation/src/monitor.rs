@@ -159,25 +159,37 @@ impl Monitor {
             let staying = shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref());
             let copies: Vec<&NodeId> = staying.filter(is_copy).collect();
             for new in copies.iter().filter(|copy| !had.contains(**copy)) {
-                // Whoever is down is about to be replaced, too.
-                let alive = |copy: &&&NodeId| before.is_alive(copy) && now.is_alive(copy);
-                let others = copies.iter().filter(|copy| copy != &new).filter(alive);
-                let others: BTreeSet<_> = others.filter_map(|copy| rack(now, copy)).collect();
-                let shares = rack(now, new).is_some_and(|rack| others.contains(&rack));
-                // Only what was free in both states was surely free when that was decided.
-                let free = |row: &NodeRow| {
-                    let able =
-                        |state: &Metadata| state.node(&row.id).is_some_and(|row| takes_copies(state, row));
-                    let apart = row.rack.clone().is_some_and(|rack| !others.contains(&rack));
-                    apart && able(before) && able(now) && !copies.contains(&&row.id)
-                };
-                if shares && now.nodes().any(free) {
+                // Whoever is down may come back, or is about to be replaced as well: either view may have been the planner's.
+                let alive = |copy: &&NodeId| before.is_alive(copy) && now.is_alive(copy);
+                let others: Vec<&NodeId> = copies.iter().filter(|copy| copy != &new).copied().collect();
+                let alive: Vec<&NodeId> = others.iter().copied().filter(alive).collect();
+                let views = [others, alive];
+                if views.iter().all(|others| could_be_apart(before, now, &copies, others, new)) {
                     let detail = format!("at {}: {new} of {shard:?}", now.revision());
                     self.world.recorder.violation("racks", detail);
                 }
             }
         }
     }
+}
+
+/// Whether `new` shares a rack with one of `others`, though a node of a rack without any of them could have been taken.
+fn could_be_apart(
+    before: &Metadata,
+    now: &Metadata,
+    copies: &[&NodeId],
+    others: &[&NodeId],
+    new: &NodeId,
+) -> bool {
+    let taken: BTreeSet<String> = others.iter().filter_map(|copy| rack(now, copy)).collect();
+    let shares = rack(now, new).is_some_and(|rack| taken.contains(&rack));
+    // Only what was free in both states was surely free when that was decided.
+    let able = |state: &Metadata, id: &NodeId| state.node(id).is_some_and(|row| takes_copies(state, row));
+    let free = |row: &NodeRow| {
+        let apart = row.rack.as_ref().is_some_and(|rack| !taken.contains(rack));
+        apart && able(before, &row.id) && able(now, &row.id) && !copies.contains(&&row.id)
+    };
+    shares && now.nodes().any(free)
 }
 
 fn rack(state: &Metadata, node: &NodeId) -> Option<String> {
