@@ -3,8 +3,8 @@
 //! It can take no writes; another voter may. Reads go on here, and so do leases, as long as it leads: from the moment that it
 //! hands over until another one leads, openraft answers no read and confirms no heartbeat, and nothing takes that back in
 //! the same term. So it asks first, and goes on leading where nobody would be better: where no voter has room, is there and
-//! has the whole log, or where the log waits for room at a quorum, so that a new leader's first entry would wait too and its
-//! reads with it.
+//! has the whole log, or where the log waits for room at a quorum, so that votes and a new leader's first entry would wait too,
+//! and its reads with them.
 
 use std::sync::Arc;
 use std::time::Duration;
