@@ -22,7 +22,7 @@ use crate::bootstrap::messages::JoinAnswer;
 use crate::error::MembershipError;
 use crate::member::{Leadership, Member, MemberInfo, MemberRole};
 use crate::node::{Core, Node};
-use crate::transport::RpcKind;
+use crate::transport::{RpcKind, TransportError};
 use crate::types::{Peer, TypeConfig};
 
 /// Between two looks at the learners.
@@ -126,13 +126,10 @@ impl Core {
     async fn check_quorum_without(&self, members: &[Member], removed: u64) -> Result<(), MembershipError> {
         let remaining: Vec<&Member> =
             members.iter().filter(|m| m.role == MemberRole::Voter && m.info.raft_id != removed).collect();
-        let probe = async |member: &Member| {
-            let (url, envelope) = (&member.info.peer_url, self.links.envelope(Some(member.info.raft_id)));
-            let transport = self.links.transport();
-            member.info.raft_id == self.raft_id
-                || transport.rpc(url, RpcKind::Hello, envelope, Bytes::new(), PROBE_TIMEOUT).await.is_ok()
+        let is_there = async |member: &Member| {
+            member.info.raft_id == self.raft_id || self.probe(&member.info).await.is_ok()
         };
-        let answered = futures::future::join_all(remaining.iter().map(|member| probe(member))).await;
+        let answered = futures::future::join_all(remaining.iter().map(|member| is_there(member))).await;
         let reached = answered.iter().filter(|answered| **answered).count();
         if reached > remaining.len() / 2 {
             return Ok(());
@@ -141,6 +138,13 @@ impl Core {
         let silent: Vec<&str> = silent.map(|(member, _)| member.info.name.as_str()).collect();
         let why = format!("{reached} of {} answer, not [{}]", remaining.len(), silent.join(", "));
         Err(MembershipError::QuorumLost { why })
+    }
+
+    /// Asks a member for its hello now, rather than going by when it was last heard.
+    pub(crate) async fn probe(&self, member: &MemberInfo) -> Result<Bytes, TransportError> {
+        let envelope = self.links.envelope(Some(member.raft_id));
+        let transport = self.links.transport();
+        transport.rpc(&member.peer_url, RpcKind::Hello, envelope, Bytes::new(), PROBE_TIMEOUT).await
     }
 
     fn must_lead(&self) -> Result<Leadership, MembershipError> {

@@ -54,6 +54,9 @@ pub use status::Status;
 const IN_FLIGHT_PROPOSALS: usize = 8_192;
 /// How long a stopping node tries to have its rows written; they are only a cache.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a stopping node waits for the consensus core, then for the log; a disk may be full or hang. To end without either
+/// is to be killed, for which all files are made.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers what the same layer on another control node asks by [`Node::call`].
 #[async_trait]
@@ -294,7 +297,8 @@ impl Node {
         })
     }
 
-    /// Hands leadership over where it can, then ends everything; the directory is free when this returns.
+    /// Hands leadership over where it can, then ends everything; the directory is free when this returns, unless its
+    /// disk hangs.
     pub async fn shutdown(&self) {
         let core = &self.core;
         if self.leadership().borrow().mine.is_some()
@@ -303,14 +307,21 @@ impl Node {
             tracing::info!(%error, "stopping without handing over");
         }
         core.stopping.send_replace(true);
-        if let Err(error) = core.raft.shutdown().await {
-            tracing::warn!(%error, "the consensus core ended badly");
+        match tokio::time::timeout(CLOSE_PATIENCE, core.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the consensus core ended badly"),
+            // It waits for the disk to take a vote.
+            Err(_) => tracing::warn!("the consensus core did not end in time"),
         }
         if tokio::time::timeout(STORE_PATIENCE, core.trail.stored()).await.is_err() {
             tracing::warn!("the rows are not up to date; the next start takes longer");
         }
-        if let Err(error) = core.wal.close().await {
-            tracing::warn!(%error, "the log was not closed");
+        match tokio::time::timeout(CLOSE_PATIENCE, core.wal.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the log was not closed"),
+            Err(_) => {
+                tracing::warn!("the log was not closed in time; the next start cuts what is unfinished")
+            }
         }
         self.abort();
     }
@@ -361,6 +372,7 @@ impl Core {
             cluster_id: self.links.cluster_id(),
             bootstrap_expect: self.config.bootstrap_expect,
             settings: Opaque(self.config.bootstrap_settings.clone()),
+            disk_full: *self.space.borrow() == Space::Full,
         }
     }
 

@@ -11,10 +11,10 @@ use std::io;
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::RaftStateMachine;
 use openraft::vote::RaftLeaderId;
-use ruvector_cluster_storage::Storage;
 use ruvector_cluster_storage::error::REMEDY_REJOIN;
 use ruvector_cluster_storage::rows::RowsIter;
 use ruvector_cluster_storage::vote::{VOTE, slot_names};
+use ruvector_cluster_storage::{OpenError, Storage};
 
 use crate::error::StartError;
 use crate::log_store::LogStore;
@@ -75,32 +75,27 @@ pub(crate) async fn recover(
         }
     }
     let trail = Trail::new(storage.rows.clone(), base.as_ref().map_or(0, |(position, _)| position.index()));
-    let position = match (base, snapshot) {
-        (Some((position, rows)), _) => {
-            machine.restore(position.index(), position.time_ms, rows)?;
-            position
-        }
+    let purged = log.purged().map_err(failed("read the log"))?.map(|purged| purged.index());
+    let position = match (&base, &snapshot) {
+        (Some((position, _)), _) => position.clone(),
         (None, Some(snapshot)) => {
-            let position =
-                Position::decode(&snapshot.meta).map_err(failed("read the snapshot's position"))?;
+            Position::decode(&snapshot.meta).map_err(failed("read the snapshot's position"))?
+        }
+        (None, None) => Position::default(),
+    };
+    check_reaches_log(&position, purged, storage)?;
+    match (base, snapshot) {
+        (Some((_, rows)), _) => machine.restore(position.index(), position.time_ms, rows)?,
+        (None, Some(snapshot)) => {
             let rows = read_rows(&snapshot).await.map_err(failed("read the snapshot"))?;
             rebuild(&trail, &position, machine.as_mut(), rows).await?;
-            position
         }
-        (None, None) => {
-            let position = Position::default();
-            if unusable {
-                rebuild(&trail, &position, machine.as_mut(), Vec::new()).await?;
-            } else {
-                machine.restore(0, 0, Vec::new())?;
-            }
-            position
-        }
-    };
+        (None, None) if unusable => rebuild(&trail, &position, machine.as_mut(), Vec::new()).await?,
+        (None, None) => machine.restore(0, 0, Vec::new())?,
+    }
     drop_contradicting_log(&log, &position).await.map_err(failed("truncate the log"))?;
     machine.publish(position.index(), position.time_ms);
     let mut machine = MachineStore::new(machine, position, storage.snapshots.clone(), trail.clone());
-    let purged = log.purged().map_err(failed("read the log"))?.map(|purged| purged.index());
     if purged > storage.snapshots.latest().map(|snapshot| snapshot.index) {
         tracing::warn!(purged, "the snapshot that the log was purged behind is gone; the rows give another");
         let mut builder = machine.get_snapshot_builder().await;
@@ -126,6 +121,18 @@ async fn check_vote(log: &LogStore, storage: &Storage) -> Result<(), StartError>
         "{file} is damaged at byte 0: {holds}, but the log has an entry of term {term}; {REMEDY_REJOIN}"
     );
     Err(StartError::State { why })
+}
+
+/// The log must go on where the state that it is applied to ends. Rows that were stored for another log do not count, though
+/// they were enough for the directory to be opened.
+fn check_reaches_log(position: &Position, purged: Option<u64>, storage: &Storage) -> Result<(), StartError> {
+    match purged {
+        Some(purged) if position.applied.map(|applied| applied.index()) < Some(purged) => {
+            let refused = OpenError::NoBase { dir: storage.disk.describe(""), purged };
+            Err(StartError::State { why: refused.to_string() })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 async fn rebuild(

@@ -60,6 +60,12 @@ pub enum SlotError {
         /// The file.
         file: String,
     },
+    /// There was no room for it, and [`Slots::save_once`] doesn't wait. What is on disk is not known. Final.
+    #[error("there is no room to write {file}")]
+    Full {
+        /// The file.
+        file: String,
+    },
     /// The disk failed.
     #[error("cannot {doing} {file}")]
     Io {
@@ -94,6 +100,13 @@ enum Content {
     Value(u64, Bytes),
     Unreadable(&'static str),
     Newer(u8),
+}
+
+/// What to do without room for a value.
+#[derive(Clone, Copy)]
+enum OnFull {
+    Wait,
+    Fail,
 }
 
 /// The names of the two files of the value `name`.
@@ -136,6 +149,18 @@ impl Slots {
     /// # Errors
     /// After any failure every later save fails too, since the value on disk is not known.
     pub async fn save(&self, value: Bytes) -> Result<(), SlotError> {
+        self.save_with(value, OnFull::Wait).await
+    }
+
+    /// As [`Slots::save`], but a full disk is a failure: for a value that may be left as it was.
+    ///
+    /// # Errors
+    /// [`SlotError::Full`], and as [`Slots::save`]: no later save succeeds.
+    pub(crate) async fn save_once(&self, value: Bytes) -> Result<(), SlotError> {
+        self.save_with(value, OnFull::Fail).await
+    }
+
+    async fn save_with(&self, value: Bytes, on_full: OnFull) -> Result<(), SlotError> {
         let mut inner = self.inner.lock().await;
         let file = || inner.files[0].0.clone();
         if inner.failed {
@@ -149,7 +174,7 @@ impl Slots {
         let sequence = inner.sequence + 1;
         let bytes = encode(sequence, &value);
         for at in 0..2 {
-            inner.write(at, bytes.clone()).await?;
+            inner.write(at, bytes.clone(), on_full).await?;
         }
         (inner.sequence, inner.value, inner.failed) = (sequence, Some(value), false);
         Ok(())
@@ -157,8 +182,8 @@ impl Slots {
 }
 
 impl Inner {
-    /// Waits while the disk is full: a longer value may need room, and a node that can't vote for a while must not end for it.
-    async fn write(&self, at: usize, bytes: Bytes) -> Result<(), SlotError> {
+    /// May wait while the disk is full: a longer value may need room, and a node that can't vote for a while must not end for it.
+    async fn write(&self, at: usize, bytes: Bytes, on_full: OnFull) -> Result<(), SlotError> {
         let (name, file) = &self.files[at];
         loop {
             let written = if mutants::is_on(mutants::Mutant::VoteNotSynced) && is_vote(name) {
@@ -167,7 +192,10 @@ impl Inner {
                 file.write_synced(0, bytes.clone()).await
             };
             match written {
-                Err(WriteSyncError::Write(e)) if is_full(&e) => tokio::time::sleep(FULL_RETRY).await,
+                Err(WriteSyncError::Write(e)) if is_full(&e) => match on_full {
+                    OnFull::Wait => tokio::time::sleep(FULL_RETRY).await,
+                    OnFull::Fail => return Err(SlotError::Full { file: name.clone() }),
+                },
                 written => {
                     return written.map_err(|e| SlotError::Io {
                         doing: "write",
@@ -196,7 +224,7 @@ impl Inner {
                         file = self.files[at].0,
                         "repaired from its twin after an unfinished write"
                     );
-                    self.write(at, encode(sequence, &value)).await?;
+                    self.write(at, encode(sequence, &value), OnFull::Wait).await?;
                 }
             }
             (self.sequence, self.value) = (sequence, Some(value));

@@ -130,7 +130,7 @@ impl WalOptions {
 }
 
 /// Handle to an open log; clones share it. The writing task ends when the last is dropped, after it has written what was
-/// appended.
+/// appended and finds room.
 #[derive(Clone)]
 pub struct Wal {
     handle: Arc<Handle>,
@@ -383,7 +383,8 @@ impl Wal {
         self.shared().lock().failed.clone()
     }
 
-    /// Writes what was appended and what is committed, and ends the log. Later calls err.
+    /// Writes what was appended and what is committed, and ends the log. Later calls err. On a full disk appends that wait for
+    /// room are answered [`WalError::Closed`].
     ///
     /// # Errors
     /// When the log failed.

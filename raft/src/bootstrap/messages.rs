@@ -37,6 +37,9 @@ pub(crate) struct Hello {
     pub(crate) bootstrap_expect: Option<usize>,
     /// What founders must agree on.
     pub(crate) settings: Opaque,
+    /// The disk of its log is full: it should not be handed the lead. Older versions don't say.
+    #[serde(default)]
+    pub(crate) disk_full: bool,
 }
 
 /// A first membership, to promise oneself to.

@@ -6,6 +6,7 @@ mod disk_use;
 mod durability;
 mod failover;
 mod founding;
+mod full_disk;
 mod life;
 mod restored;
 

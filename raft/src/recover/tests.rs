@@ -262,3 +262,41 @@ async fn a_snapshot_that_the_log_was_purged_behind_is_made_again_from_the_rows()
     assert_eq!(view.get("a"), Some(Bytes::from_static(b"1")));
     assert_eq!(storage.snapshots.latest().unwrap().index, 3);
 }
+
+/// Rows that another log left are enough for the directory to be opened; they were replaced by none, and an empty snapshot written.
+#[tokio::test]
+async fn a_purged_log_with_neither_snapshot_nor_its_own_rows_is_refused_and_nothing_is_written() {
+    let (disk, rows) = (SimDisk::new(), MemRows::new());
+    let (mut first, storage) =
+        open(Arc::new(disk.clone()), Arc::new(MemRows::new()), KvView::default()).await;
+    let entries: Vec<_> = (1..=3).map(|index| entry(1, index, "a=1")).collect();
+    append(&mut first.log, entries.clone()).await;
+    apply(&mut first.machine, entries).await;
+    first.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    first.log.purge(LogId::new(1.into(), 2)).await.unwrap();
+    storage.wal.close().await.unwrap();
+    drop((first, storage));
+    let disk = disk.kill();
+    for name in disk.list().await.unwrap() {
+        if name.starts_with("snapshot-") {
+            disk.remove(&name).await.unwrap();
+        }
+    }
+    let (mut other, storage) =
+        open(Arc::new(SimDisk::new()), Arc::new(rows.clone()), KvView::default()).await;
+    let entries: Vec<_> = (1..=3).map(|index| entry(2, index, "b=2")).collect();
+    append(&mut other.log, entries.clone()).await;
+    apply(&mut other.machine, entries).await;
+    store(&other.trail, &storage).await;
+    drop((other, storage));
+
+    let disk = disk.kill();
+    let mut storage =
+        Storage::open(Arc::new(disk.clone()), Arc::new(rows.clone()), OpenOptions::new("n1")).await.unwrap();
+    let machine = Box::new(KvMachine::new(KvView::default()));
+    let refused = recover(&mut storage, machine).await.err().expect("refused").to_string();
+    assert!(refused.contains("has no state to begin from: the log begins after entry 2"), "{refused}");
+    assert!(refused.contains("let it join again"), "{refused}");
+    assert_eq!(rows.load().await.unwrap().unwrap().applied, 3);
+    assert!(storage.snapshots.latest().is_none());
+}

@@ -31,12 +31,19 @@ impl EndMark {
         Ok((Self { slots, file }, marked))
     }
 
-    /// Durable when this returns. All of the parts must be, before.
+    /// Durable when this returns, but for a full disk: then the mark before stands, which is a lower bound too. All of the parts
+    /// must be durable before.
     pub(super) async fn save(&self, parts: u64) -> Result<(), WalError> {
         let mut bytes = BytesMut::with_capacity(BYTES);
         bytes.put_u8(FORMAT);
         bytes.put_u64_le(parts);
-        self.slots.save(bytes.freeze()).await.map_err(|e| failed(&self.file, e))
+        match self.slots.save_once(bytes.freeze()).await {
+            Err(SlotError::Full { file }) => {
+                tracing::warn!(file, "the disk is full: where the log ends is not marked");
+                Ok(())
+            }
+            saved => saved.map_err(|e| failed(&self.file, e)),
+        }
     }
 }
 

@@ -244,6 +244,55 @@ async fn a_full_disk_that_gets_room_is_noticed_though_nobody_appends() {
     assert!(noticed.is_ok(), "writes would be refused for ever");
 }
 
+/// Closes within a minute, of which it needs one look for room.
+async fn close(wal: &Wal) {
+    tokio::time::timeout(Duration::from_secs(60), wal.close()).await.expect("it closes").unwrap();
+}
+
+/// It waited for room, for its end mark alone, for ever.
+#[tokio::test(start_paused = true)]
+async fn a_log_on_a_full_disk_closes() {
+    let disk = SimDisk::new();
+    let wal = open(&disk).await.unwrap();
+    append_durable(&wal, 0..3).await;
+    disk.set_capacity(Some(0));
+    close(&wal).await;
+    drop(wal);
+    disk.set_capacity(None);
+    let wal = open(&disk.crash(1)).await.unwrap();
+    assert_eq!(entries(&wal).await, [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn appends_that_wait_for_room_fail_when_the_log_is_closed_and_the_rest_is_whole() {
+    for before in 1..40 {
+        let disk = SimDisk::new();
+        let wal = open(&disk).await.unwrap();
+        append_durable(&wal, 0..before).await;
+        disk.set_capacity(Some(0));
+        let mut held = Vec::new();
+        for index in before..before + 120 {
+            held.push(append(&wal, index, vec![body(index)]).await);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let durable = wal.durable_index().unwrap();
+        assert!(durable < before + 119);
+        close(&wal).await;
+        for (index, outcome) in (before..).zip(held) {
+            match outcome.await.unwrap() {
+                Ok(()) => assert!(index <= durable),
+                Err(WalError::Closed) => assert!(index > durable),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(wal);
+        disk.set_capacity(None);
+        let wal = open(&disk.crash(before)).await.unwrap();
+        let found = entries(&wal).await;
+        assert!(found.len() as u64 > durable, "{before}: {found:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn more_than_the_queue_holds_waits_for_the_disk() {
     let disk = SimDisk::new();

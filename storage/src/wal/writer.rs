@@ -143,6 +143,12 @@ impl Writer {
             };
             match self.write(shared, &batch.records).await {
                 Ok(frame) => self.finish(shared, batch, &frame).await?,
+                // Held for want of room until the close. Nobody was told that it is durable, and no mark may count it.
+                Err(WalError::Closed) => {
+                    tracing::warn!("the log is closed on a full disk, without what waited for room");
+                    batch.fail(&WalError::Closed);
+                    return Ok(());
+                }
                 Err(error) => {
                     // First the state, so that whoever is told finds the log failed.
                     shared.lock().failed = Some(error.clone());
@@ -197,7 +203,7 @@ impl Writer {
         (fits && after.end().is_some_and(|end| end >= index)).then_some(Record::Committed { index, meta })
     }
 
-    /// Writes and syncs one frame, holding it while the disk is full. Returns where each record begins.
+    /// Writes and syncs one frame, holding it while the disk is full and the log is not being closed. Returns where each record begins.
     async fn write(&mut self, shared: &Shared, records: &[Record]) -> Result<Vec<u64>, WalError> {
         let (mut bytes, mut offsets) = frame::encode_frame(self.salt, self.sequence, records);
         let used = self.active.offset > HEAD_BYTES as u64;
@@ -228,7 +234,7 @@ impl Writer {
             };
             match written {
                 Ok(()) => return Ok(()),
-                Err(WriteSyncError::Write(e)) if is_full(&e) => hold(shared, &segment.name).await,
+                Err(WriteSyncError::Write(e)) if is_full(&e) => hold(shared, &segment.name).await?,
                 Err(WriteSyncError::Write(e)) => {
                     return Err(failed(format!("cannot write {}", segment.name))(e));
                 }
@@ -244,7 +250,7 @@ impl Writer {
         while self.spare.is_none() {
             self.prepare_spare(shared).await?;
             if self.spare.is_none() {
-                hold(shared, &segment_name(self.next_number)).await;
+                hold(shared, &segment_name(self.next_number)).await?;
             }
         }
         let Some((number, segment)) = self.spare.take() else { return Ok(()) };
@@ -347,10 +353,15 @@ fn set_space(shared: &Shared, space: Space) {
     });
 }
 
-async fn hold(shared: &Shared, name: &str) {
+/// Waits for room, unless the log is being closed: nobody could be told that there is none.
+async fn hold(shared: &Shared, name: &str) -> Result<(), WalError> {
     set_space(shared, Space::Full);
+    if shared.lock().closing {
+        return Err(WalError::Closed);
+    }
     tracing::debug!(name, "waiting for room");
     tokio::time::sleep(FULL_RETRY).await;
+    Ok(())
 }
 
 async fn create(disk: &Arc<dyn Disk>, number: u64, bytes: u64) -> Result<Segment, WalError> {
