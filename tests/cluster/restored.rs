@@ -114,7 +114,12 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
         if dry.heard.len() == 2 && missing { Ok(()) } else { Err(format!("{dry:?}")) }
     })
     .await;
-    let refused = api.post("/v1/cluster/resume", &json!({})).await.unwrap();
+    // The key of a refused resume is good for the next one: what was missing is heard by then.
+    let resume = async || {
+        let key = [("idempotency-key", "resume-1")];
+        api.send("POST", "/v1/cluster/resume", &key, Some(&json!({}))).await.unwrap()
+    };
+    let refused = resume().await;
     assert_eq!((refused.status, refused.body["code"].as_str()), (409, Some("nodes_missing")), "{refused:?}");
     nodes[2].spawn();
     wait_for("all data nodes to be heard", DEADLINE, async || {
@@ -124,7 +129,7 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
     .await;
     assert_nothing_is_served(&api, &nodes).await;
 
-    let resumed: ResumeResponse = api.post_as("/v1/cluster/resume", &json!({})).await.unwrap();
+    let resumed: ResumeResponse = resume().await.ok().unwrap();
     assert_eq!((resumed.suspended, resumed.led, resumed.unheld_total), (false, u64::from(SHARDS), 0));
     for n in 0..80 {
         wait_for(&format!("vector v{n}, acknowledged before the loss"), DEADLINE, async || {
@@ -139,7 +144,11 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
     assert!(map.shards.iter().all(|row| row.epoch.0 > 1 << 32), "{map:?}");
     // Once more changes nothing.
     let again: ResumeResponse = api.post_as("/v1/cluster/resume", &json!({})).await.unwrap();
-    assert!(!again.suspended);
+    assert!(!again.suspended && again.revision > resumed.revision);
+    // And under its key it is told the revision that it was told.
+    let again: ResumeResponse = resume().await.ok().unwrap();
+    assert_eq!((again.suspended, again.revision), (false, resumed.revision));
+    assert_eq!((again.heard, again.led), (Vec::new(), 0));
 }
 
 async fn assert_nothing_is_served(api: &Api, nodes: &[DataNode]) {
