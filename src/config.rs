@@ -114,6 +114,25 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Where others reach the client API, which is bound to `bound`.
+    pub fn client_url(&self, bound: SocketAddr) -> String {
+        url(self.advertise.as_deref(), bound)
+    }
+
+    /// Where others reach the peer listener.
+    pub fn peer_url(&self) -> String {
+        url(self.peer_advertise.as_deref(), self.peer_listen)
+    }
+}
+
+fn url(advertised: Option<&str>, addr: SocketAddr) -> String {
+    match advertised {
+        Some(told) => format!("http://{told}"),
+        None => format!("http://{addr}"),
+    }
+}
+
 fn small(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }

@@ -79,15 +79,11 @@ pub async fn restore_into(
     cluster_id: String,
 ) -> Result<Restored, RestoreError> {
     let state = from.state.restored_as(&cluster_id)?.ok_or(RestoreError::NotFounded)?;
-    let told = |advertised: &Option<String>, listen: std::net::SocketAddr| match advertised {
-        Some(told) => format!("http://{told}"),
-        None => format!("http://{listen}"),
-    };
     let beginning = Beginning {
         cluster_id: cluster_id.clone(),
         name: config.node_id.as_str().to_owned(),
-        client_url: told(&config.advertise, config.listen),
-        peer_url: told(&config.peer_advertise, config.peer_listen),
+        client_url: config.client_url(config.listen),
+        peer_url: config.peer_url(),
         index: state.revision().0,
         time_ms: state.log_time_ms(),
     };

@@ -300,15 +300,11 @@ fn node_config(
     parts: &Parts,
     clock: Arc<dyn Clock>,
 ) -> Result<NodeConfig, ServerError> {
-    let told = |advertised: &Option<String>, addr: SocketAddr| match advertised {
-        Some(told) => format!("http://{told}"),
-        None => format!("http://{addr}"),
-    };
     let settings = machine::encode(&config.settings).map_err(|e| ServerError::Setup(e.into()))?;
     Ok(NodeConfig {
         name: config.node_id.as_str().to_owned(),
-        client_url: told(&config.advertise, bound),
-        peer_url: told(&config.peer_advertise, config.peer_listen),
+        client_url: config.client_url(bound),
+        peer_url: config.peer_url(),
         listen_peer: config.peer_listen,
         seeds: config.seeds.clone(),
         bootstrap_expect: config.bootstrap_expect,

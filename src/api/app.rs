@@ -246,6 +246,7 @@ pub struct Limits {
     node_writes: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
 }
 
 /// Each holds a proposal or a forwarded call of at most 1 MiB.
@@ -256,6 +257,8 @@ const MAX_NODE_WRITES: usize = 4_096;
 const MAX_SOFT_READS: usize = 1_024;
 /// Open watches and long polls.
 const MAX_STREAMS: usize = 20_000;
+/// Each holds a whole state, and is checked and written out by a walk over all of it.
+const MAX_BACKUPS: usize = 4;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -265,6 +268,7 @@ impl Default for Limits {
             node_writes: semaphore(MAX_NODE_WRITES),
             reads: semaphore(MAX_SOFT_READS),
             streams: semaphore(MAX_STREAMS),
+            backups: semaphore(MAX_BACKUPS),
         }
     }
 }
@@ -300,6 +304,14 @@ impl Limits {
     /// 429 when all are taken.
     pub fn stream(&self) -> Result<Permit, ApiError> {
         take(&self.streams, "watches and long polls")
+    }
+
+    /// A place for a backup.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn backup(&self) -> Result<Permit, ApiError> {
+        take(&self.backups, "backups")
     }
 }
 

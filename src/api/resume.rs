@@ -1,6 +1,5 @@
 //! `POST /v1/cluster/resume`: an operator says that a restored cluster's data nodes are back.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -14,16 +13,14 @@ use super::extract::{Params, Write};
 use crate::coordinator::{ResumePlan, plan_resume};
 use crate::metadata::{Choice, Command, Metadata, Rejection, RejectionCode, Resume};
 
-/// Choices of one command: with names of 64 bytes and seven copies some 300 KiB.
-const CHOICES: usize = 500;
-
 /// Shards that are named in an answer.
 const NAMED: usize = 100;
 
 /// Decides who leads what by what the data nodes told, and ends the suspension. Of a cluster that serves it changes nothing.
 ///
 /// Large clusters take several commands. Until the last one nothing is served, so that a resume that is cut short is
-/// repeated as a whole.
+/// repeated as a whole. A repeat of one that took effect under its key is told the same revision, and empty lists. A refusal
+/// is not remembered, since it rests on what was not heard yet.
 pub(super) async fn resume(
     State(app): State<Arc<App>>,
     params: Params,
@@ -31,34 +28,39 @@ pub(super) async fn resume(
 ) -> Answer {
     params.only(&[])?;
     let state = app.read_linearizable().await?;
-    if App::earlier(&state, write.key.as_ref())?.is_some() || !state.is_suspended() {
-        return told(&state, state.revision(), &ResumePlan::default());
+    if let Some((revision, _)) = App::earlier(&state, write.key.as_ref())? {
+        return told(&state, revision, &ResumePlan::default());
     }
-    let (leadership, soft) = app.coordinator.heard().ok_or_else(ApiError::no_leader)?;
     let ResumeRequest { dry_run, without, accept_data_loss } = write.body;
-    let plan = plan_resume(&state, &soft, &without.iter().cloned().collect::<BTreeSet<NodeId>>());
+    let (fence, plan) = if state.is_suspended() {
+        let (leadership, soft) = app.coordinator.heard().ok_or_else(ApiError::no_leader)?;
+        (Some(leadership), plan_resume(&state, &soft, &without.into_iter().collect()))
+    } else if write.key.is_some() {
+        // Changes nothing, and is remembered.
+        (None, ResumePlan::default())
+    } else {
+        return told(&state, state.revision(), &ResumePlan::default());
+    };
     if dry_run {
         return told(&state, state.revision(), &plan);
     }
     if let Some(refusal) = refusal(&plan).filter(|_| !accept_data_loss) {
-        return app.refuse(write.key, refusal).await;
+        return Err(refusal.into());
     }
-    let command = |choices: &[_], last| {
-        Command::Resume(Resume {
+    let batches = plan.batches();
+    let (mut key, mut revision) = (write.key, state.revision());
+    for (place, choices) in (1..).zip(&batches) {
+        let last = place == batches.len();
+        let command = Command::Resume(Resume {
             heard: plan.heard.clone(),
-            without: without.clone(),
+            without: plan.without.clone(),
             accept_data_loss,
             choices: choices.to_vec(),
             last,
-        })
-    };
-    let whole = plan.choices.len().saturating_sub(1) / CHOICES * CHOICES;
-    let (first, last) = plan.choices.split_at(whole);
-    for choices in first.chunks(CHOICES) {
-        app.propose_as("client".to_owned(), None, Some(leadership), command(choices, false)).await?;
+        });
+        let key = if last { key.take() } else { None };
+        (revision, _) = app.propose_as("client".to_owned(), key, fence, command).await?;
     }
-    let proposed = app.propose_as("client".to_owned(), write.key, Some(leadership), command(last, true));
-    let (revision, _) = proposed.await?;
     told(&app.published(), revision, &plan)
 }
 

@@ -12,7 +12,7 @@ use crate::placement::{PlanOptions, Planned, Purpose, planned};
 use crate::soft::{Now, Soft};
 
 /// Most bytes that the changes of one command are taken to have (DESIGN.md section 7, "Batches").
-const MAX_BATCH_BYTES: usize = 256 * 1024;
+pub(super) const MAX_BATCH_BYTES: usize = 256 * 1024;
 
 /// Bytes of a change's JSON but its node ids, at most.
 const CHANGE_BYTES: usize = 240;

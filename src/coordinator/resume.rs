@@ -13,20 +13,70 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::HeldShard;
 
-use crate::metadata::{Choice, HeardNode, Metadata, NodeRow, ShardRow};
+use super::decide::MAX_BATCH_BYTES;
+use crate::metadata::{Choice, HeardNode, MAX_BATCH, Metadata, NodeRow, ShardRow};
 use crate::soft::Soft;
+
+/// Bytes of a command's JSON but its lists, at most: with an actor, and a key of 256 bytes.
+const COMMAND_BYTES: usize = 1_024;
+
+/// Bytes of a heard node's JSON but its name, at most.
+const HEARD_BYTES: usize = 48;
+
+/// Bytes of a choice's JSON but its names, at most.
+const CHOICE_BYTES: usize = 128;
+
+/// Bytes that a command has for choices, however many nodes stand in it.
+const LEAST_CHOICES_BYTES: usize = 64 * 1024;
 
 /// What would come of resuming now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResumePlan {
     /// Nodes that told all that they hold in their present run.
     pub heard: Vec<HeardNode>,
-    /// Nodes that may hold something and have not told.
+    /// Known nodes that have not told and that the operator leaves out.
+    pub without: Vec<NodeId>,
+    /// All other nodes: they may hold something, and have not told. What the backup says of them does not matter: one that was
+    /// down then and held nothing may have come back afterwards, and led.
     pub missing: Vec<NodeId>,
     /// For every shard that is held, or was assigned.
     pub choices: Vec<Choice>,
     /// Opened shards of which nobody who was heard holds a full copy.
     pub unheld: Vec<ShardId>,
+}
+
+impl ResumePlan {
+    /// The choices of each command; one command at least. With up to 1,000 nodes whose names are longest, a command has no more
+    /// than 256 KiB.
+    pub fn batches(&self) -> Vec<&[Choice]> {
+        let heard = self.heard.iter().map(|heard| HEARD_BYTES + heard.node.as_str().len());
+        let nodes = heard.chain(self.without.iter().map(quoted)).sum::<usize>();
+        let room = MAX_BATCH_BYTES.saturating_sub(COMMAND_BYTES + nodes).max(LEAST_CHOICES_BYTES);
+        let mut batches = Vec::new();
+        let (mut begun, mut bytes) = (0, 0);
+        for (at, choice) in self.choices.iter().enumerate() {
+            let size = size_bytes(choice);
+            if at > begun && (at - begun == MAX_BATCH || bytes + size > room) {
+                batches.push(&self.choices[begun..at]);
+                (begun, bytes) = (at, 0);
+            }
+            bytes += size;
+        }
+        batches.push(&self.choices[begun..]);
+        batches
+    }
+}
+
+fn quoted(node: &NodeId) -> usize {
+    node.as_str().len() + 3
+}
+
+fn size_bytes(choice: &Choice) -> usize {
+    let names = match choice {
+        Choice::Lead { primary, replicas, .. } => replicas.iter().chain([primary]).map(quoted).sum(),
+        Choice::Found { .. } => 0,
+    };
+    CHOICE_BYTES + names
 }
 
 /// A copy that was told of.
@@ -51,7 +101,9 @@ pub fn plan_resume(metadata: &Metadata, soft: &Soft, without: &BTreeSet<NodeId>)
             said.for_each(|held| {
                 copies.entry(held.id).or_default().push(Told { node: &row.id, held: *held })
             });
-        } else if metadata.is_awaited(row) && !without.contains(&row.id) {
+        } else if without.contains(&row.id) {
+            plan.without.push(row.id.clone());
+        } else {
             plan.missing.push(row.id.clone());
         }
     }

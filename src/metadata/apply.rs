@@ -96,11 +96,16 @@ fn apply_unchecked(state: &mut Metadata, index: u64, time_ms: u64, envelope: &En
     let (mut rows, changes) = tx.commit();
     let outcome =
         Outcome { revision: state.head.revision, result: result.map(|answer| as_stored(state, answer)) };
-    if let Some(key) = &envelope.key {
+    if let Some(key) = envelope.key.as_ref().filter(|_| is_final(&envelope.command, &outcome)) {
         remember::remember(state, Revision(index), key, &outcome, &mut rows);
     }
     rows.push(rows::head(state));
     Applied { outcome, rows, changes }
+}
+
+/// Whether a repeat is told the same. A resume is refused for what was not heard yet, and is to be asked again once it was.
+fn is_final(command: &Command, outcome: &Outcome) -> bool {
+    outcome.result.is_ok() || !matches!(command, Command::Resume(_))
 }
 
 /// An answer shows rows as they are stored, stamped.
@@ -139,17 +144,17 @@ impl Tx<'_> {
             Command::DeleteNode { node, if_match } => self.delete_node(node, *if_match).map(done),
             Command::SetIntent { node, if_match, wish } => self.set_intent(node, *if_match, *wish),
             Command::Coordinate { changes } => {
-                bounded(changes.len(), "changes")?;
+                bounded(changes.len(), MAX_BATCH, "changes")?;
                 Ok(Answer::Coordinated {
                     changes: changes.iter().map(|change| self.change(change)).collect(),
                 })
             }
             Command::Reports { node, incarnation, reports } => {
-                bounded(reports.len(), "reports")?;
+                bounded(reports.len(), MAX_BATCH, "reports")?;
                 self.reports(node, *incarnation, reports)
             }
             Command::Migrate { migrations, plan } => {
-                bounded(migrations.len(), "migrations")?;
+                bounded(migrations.len(), MAX_BATCH, "migrations")?;
                 Ok(Answer::Migrations {
                     started: migrations.iter().map(|ask| self.queue(ask, true)).collect(),
                     plan: plan.clone(),
@@ -165,10 +170,7 @@ impl Tx<'_> {
                 self.set_paused(*paused);
                 Ok(Answer::Done)
             }
-            Command::Resume(ask) => {
-                bounded(ask.choices.len(), "choices")?;
-                self.resume(ask).map(done)
-            }
+            Command::Resume(ask) => self.resume(ask).map(done),
             Command::Refuse { rejection } => Err(rejection.clone()),
         }
     }
@@ -193,13 +195,13 @@ impl Tx<'_> {
     }
 }
 
-fn bounded(count: usize, what: &str) -> Result<(), Rejection> {
-    if count <= MAX_BATCH {
+fn bounded(count: usize, most: usize, what: &str) -> Result<(), Rejection> {
+    if count <= most {
         return Ok(());
     }
     Err(reject(
         RejectionCode::Invalid,
-        format!("{count} {what} are too many for one command: at most {MAX_BATCH}"),
+        format!("{count} {what} are too many for one command: at most {most}"),
     ))
 }
 

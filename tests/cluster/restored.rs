@@ -7,6 +7,7 @@ use ruvector_cluster::client::wire::{ClusterView, Health, Node, ResumeResponse, 
 use serde_json::{Value, json};
 
 use crate::support::data::DIMENSIONS;
+use crate::support::http::Answer;
 use crate::support::process::program;
 use crate::support::{Api, ControlCluster, DEADLINE, DataNode, Options, wait_for};
 
@@ -65,6 +66,26 @@ async fn move_shards(cluster: &ControlCluster) {
     .await;
 }
 
+/// All control nodes lose their disks, and the first gets a directory from the backup.
+fn lose_and_restore(cluster: &mut ControlCluster, backup: &Path, before: &ClusterView) {
+    for node in 0..3 {
+        cluster.kill(node);
+        std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+    }
+    let from = backup.to_str().unwrap();
+    let inspected = run(&["snapshot", "inspect", "--from", from]);
+    assert!(inspected.status.success(), "{}", said(&inspected));
+    assert!(said(&inspected).contains(&format!("cluster: {}", before.cluster_id)), "{}", said(&inspected));
+    let mut restore: Vec<String> = ["snapshot", "restore", "--from", from].map(str::to_owned).to_vec();
+    restore.extend(cluster.server_flags(0));
+    let restore: Vec<&str> = restore.iter().map(String::as_str).collect();
+    let restored = run(&restore);
+    assert!(restored.status.success(), "{}", said(&restored));
+    let again = run(&restore);
+    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    assert!(said(&again).contains("not empty"), "{}", said(&again));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() {
     let options = Options::default().shards(SHARDS).flags(&["--replication-factor", "2"]);
@@ -83,23 +104,7 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
     write(&nodes[1], 60..80).await;
     let lost: ClusterView = cluster.any().get_as("/v1/cluster").await.unwrap();
 
-    for node in 0..3 {
-        cluster.kill(node);
-        std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
-    }
-    let from = backup.to_str().unwrap();
-    let inspected = run(&["snapshot", "inspect", "--from", from]);
-    assert!(inspected.status.success(), "{}", said(&inspected));
-    assert!(said(&inspected).contains(&format!("cluster: {}", before.cluster_id)), "{}", said(&inspected));
-    let mut restore: Vec<String> = ["snapshot", "restore", "--from", from].map(str::to_owned).to_vec();
-    restore.extend(cluster.server_flags(0));
-    let restore: Vec<&str> = restore.iter().map(String::as_str).collect();
-    let restored = run(&restore);
-    assert!(restored.status.success(), "{}", said(&restored));
-    let again = run(&restore);
-    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
-    assert!(said(&again).contains("not empty"), "{}", said(&again));
-
+    lose_and_restore(&mut cluster, &backup, &before);
     for node in 0..3 {
         cluster.spawn(node);
     }
@@ -114,7 +119,7 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
         if dry.heard.len() == 2 && missing { Ok(()) } else { Err(format!("{dry:?}")) }
     })
     .await;
-    let refused = api.post("/v1/cluster/resume", &json!({})).await.unwrap();
+    let refused = resume(&api).await;
     assert_eq!((refused.status, refused.body["code"].as_str()), (409, Some("nodes_missing")), "{refused:?}");
     nodes[2].spawn();
     wait_for("all data nodes to be heard", DEADLINE, async || {
@@ -124,7 +129,7 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
     .await;
     assert_nothing_is_served(&api, &nodes).await;
 
-    let resumed: ResumeResponse = api.post_as("/v1/cluster/resume", &json!({})).await.unwrap();
+    let resumed: ResumeResponse = resume(&api).await.ok().unwrap();
     assert_eq!((resumed.suspended, resumed.led, resumed.unheld_total), (false, u64::from(SHARDS), 0));
     for n in 0..80 {
         wait_for(&format!("vector v{n}, acknowledged before the loss"), DEADLINE, async || {
@@ -139,7 +144,17 @@ async fn every_acknowledged_vector_is_found_after_all_control_nodes_were_lost() 
     assert!(map.shards.iter().all(|row| row.epoch.0 > 1 << 32), "{map:?}");
     // Once more changes nothing.
     let again: ResumeResponse = api.post_as("/v1/cluster/resume", &json!({})).await.unwrap();
-    assert!(!again.suspended);
+    assert!(!again.suspended && again.revision > resumed.revision);
+    // And under its key it is told the revision that it was told.
+    let again: ResumeResponse = resume(&api).await.ok().unwrap();
+    assert_eq!((again.suspended, again.revision), (false, resumed.revision));
+    assert_eq!((again.heard, again.led), (Vec::new(), 0));
+}
+
+/// Always under the same key: that of a refused resume is good for the next one, since what was missing is heard by then.
+async fn resume(api: &Api) -> Answer {
+    let key = [("idempotency-key", "resume-1")];
+    api.send("POST", "/v1/cluster/resume", &key, Some(&json!({}))).await.unwrap()
 }
 
 async fn assert_nothing_is_served(api: &Api, nodes: &[DataNode]) {

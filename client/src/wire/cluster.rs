@@ -171,7 +171,7 @@ pub struct ResumeRequest {
     pub accept_data_loss: bool,
 }
 
-/// Its answer.
+/// Its answer. A repeat under the same `Idempotency-Key` has the same revision, and empty lists: what was heard is not remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumeResponse {
     /// Whether the cluster still serves nothing.
@@ -182,7 +182,7 @@ pub struct ResumeResponse {
     pub revision: Revision,
     /// Data nodes that told what they hold since the restore.
     pub heard: Vec<NodeId>,
-    /// Data nodes that may hold something and have not.
+    /// All others of the restored state that were not left out: they may hold something.
     pub missing: Vec<NodeId>,
     /// Shards that are led by whoever has the most of them.
     pub led: u64,

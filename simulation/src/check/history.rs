@@ -245,7 +245,7 @@ pub struct Standing {
     pub run: u32,
     /// Of its vote.
     pub term: u64,
-    /// For whom it voted in that term.
+    /// For whom it voted in that term; none where it did not, or follows the leader whom the term has.
     pub vote: Option<u64>,
     /// It knows everything up to here to be committed.
     pub committed: u64,

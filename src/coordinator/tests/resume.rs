@@ -3,21 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ruvector_cluster_client::ids::{Epoch, NodeId, ShardId};
+use ruvector_cluster_client::ids::{Epoch, Incarnation, NodeId, ShardId};
 use ruvector_cluster_client::wire::{HeldShard, ShardStatus};
 
-use super::super::plan_resume;
+use super::super::{ResumePlan, plan_resume};
 use super::settled;
 use super::world::{World, id};
-use crate::metadata::{Choice, Command, Metadata, RESTORE_STEP, Resume, Wish};
+use crate::metadata::{
+    COMMAND_VERSION, Choice, Command, Envelope, HeardNode, Metadata, RESTORE_STEP, RejectionCode, RequestKey,
+    Resume, Wish,
+};
 use crate::soft::{Soft, SoftNode};
 
 fn resume(world: &mut World, without: &[&str]) {
     let without: BTreeSet<NodeId> = without.iter().map(|name| id(name)).collect();
     let plan = plan_resume(&world.metadata, &world.soft, &without);
     assert_eq!((plan.missing.len(), plan.unheld.len()), (0, 0), "{plan:?}");
-    let without = without.into_iter().collect();
-    let (heard, choices) = (plan.heard, plan.choices);
+    let ResumePlan { heard, without, choices, .. } = plan;
     world.apply(Command::Resume(Resume { heard, without, accept_data_loss: false, choices, last: true }));
 }
 
@@ -68,6 +70,72 @@ fn a_node_that_is_given_up_is_down_and_its_copies_are_rebuilt() {
     world.run_ms(2_000);
     assert!(world.metadata.is_alive(&id("d2")));
     world.settle();
+}
+
+/// It may have come back after the backup, and have acknowledged what nobody else has.
+#[test]
+fn a_node_that_was_down_and_empty_in_the_backup_is_waited_for_too() {
+    let mut world = settled();
+    world.apply(Command::SetPaused { paused: true });
+    world.join("d7", "r1");
+    world.kill("d7");
+    world.run_ms(60_000);
+    let backup = world.metadata.clone();
+    let row = backup.node(&id("d7")).unwrap();
+    assert!(row.is_down() && backup.roles_of(&id("d7")).next().is_none(), "{row:?}");
+    // It comes back, takes copies over, and is not there when the cluster was restored.
+    world.apply(Command::SetPaused { paused: false });
+    world.join("d7", "r1");
+    world.wish("d1", Wish::Drain);
+    world.settle();
+    assert!(world.metadata.primaries_of(&id("d7")) > 0);
+    world.kill("d7");
+    world.restore(&backup);
+    world.run_ms(2_000);
+    let plan = plan_resume(&world.metadata, &world.soft, &BTreeSet::new());
+    assert_eq!(plan.missing, [id("d7")]);
+    let ResumePlan { heard, choices, .. } = plan;
+    let alone = Resume { heard, without: Vec::new(), accept_data_loss: false, choices, last: true };
+    let refused = world.refuses(Command::Resume(alone));
+    assert_eq!(refused.code, RejectionCode::NodesMissing, "{refused}");
+    let plan = plan_resume(&world.metadata, &world.soft, &BTreeSet::from([id("d7"), id("unknown")]));
+    assert_eq!((plan.missing, plan.without), (vec![], vec![id("d7")]));
+}
+
+#[test]
+fn a_command_of_a_resume_is_256_kib_long_at_most() {
+    let name = |n: u32| NodeId::new(&format!("{n:0>64}")).unwrap();
+    let lead = |shard| Choice::Lead {
+        shard: ShardId(shard),
+        if_epoch: Epoch(u64::MAX),
+        primary: name(shard),
+        replicas: (0..6).map(name).collect(),
+    };
+    let mut plan = ResumePlan {
+        heard: (0..900).map(|n| HeardNode { node: name(n), incarnation: Incarnation(u64::MAX) }).collect(),
+        without: (900..1_000).map(name).collect(),
+        choices: (0..3_000).map(|n| lead(u32::MAX - n)).collect(),
+        ..ResumePlan::default()
+    };
+    let bytes = |plan: &ResumePlan, choices: &[Choice]| {
+        let (heard, without, choices) = (plan.heard.clone(), plan.without.clone(), choices.to_vec());
+        let command =
+            Command::Resume(Resume { heard, without, accept_data_loss: false, choices, last: false });
+        let key = Some(RequestKey { key: "k".repeat(256), fingerprint: "f".repeat(16) });
+        let envelope = Envelope { version: COMMAND_VERSION, actor: "client".to_owned(), key, command };
+        serde_json::to_vec(&envelope).unwrap().len()
+    };
+    let batches = plan.batches();
+    assert_eq!(batches.concat(), plan.choices);
+    let sizes: Vec<usize> = batches.iter().map(|choices| bytes(&plan, choices)).collect();
+    assert!(sizes.iter().all(|size| *size <= 256 * 1024), "{sizes:?}");
+    assert!(sizes.len() > 3 && sizes[0] > 200 * 1024, "{sizes:?}");
+    // Small ones are cut by their number.
+    plan.choices = (0..1_500).map(|n| Choice::Found { shard: ShardId(n), if_epoch: Epoch(1) }).collect();
+    plan.heard.clear();
+    assert_eq!(plan.batches().iter().map(|choices| choices.len()).collect::<Vec<_>>(), [1_000, 500]);
+    plan.choices.clear();
+    assert_eq!(plan.batches(), [&[]], "also with nothing to choose there is a last command");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use super::super::driver::observe_heartbeat;
 use super::super::{Now, Scope, Soft, decide};
 use crate::liveness::Grant;
 use crate::metadata::{
-    Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, Register, Settings, ShardRow, Wish, apply,
-    view,
+    Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, Register, Rejection, Settings, ShardRow,
+    Wish, apply, view,
 };
 
 pub(super) const TICK_MS: u64 = 250;
@@ -74,10 +74,17 @@ impl World {
     }
 
     pub(super) fn apply(&mut self, command: Command) -> Answer {
+        self.outcome(command).expect("the command as a whole is sound")
+    }
+
+    pub(super) fn refuses(&mut self, command: Command) -> Rejection {
+        self.outcome(command).expect_err("the command as a whole is refused")
+    }
+
+    fn outcome(&mut self, command: Command) -> Result<Answer, Rejection> {
         self.index += 1;
         let envelope = Envelope { version: COMMAND_VERSION, actor: "test".to_owned(), key: None, command };
-        let applied = apply(&mut self.metadata, self.index, self.now_ms, &envelope);
-        applied.outcome.result.expect("the command as a whole is sound")
+        apply(&mut self.metadata, self.index, self.now_ms, &envelope).outcome.result
     }
 
     pub(super) fn join(&mut self, name: &str, rack: &str) {

@@ -8,14 +8,17 @@ use std::sync::Arc;
 
 use ruvector_cluster_client::ids::{Epoch, NodeId, ShardId};
 
-use super::reject;
 use super::tx::{About, Tx};
+use super::{MAX_BATCH, bounded, reject};
 use crate::metadata::command::{Choice, Command, HeardNode, Rejection, RejectionCode, Resume};
 use crate::metadata::node::{NodeRow, Verdict};
 use crate::metadata::shard::ShardRow;
 
 /// Nodes that are named in a refusal.
 const NAMED: usize = 10;
+
+/// Most data nodes of one command. All who were heard stand in each, so that this bounds the cluster that can be resumed.
+const MAX_NODES: usize = 10_000;
 
 impl Tx<'_> {
     /// While suspended, data nodes come back and operators prepare; nothing else happens.
@@ -49,6 +52,9 @@ impl Tx<'_> {
         if !self.state.is_suspended() {
             return Ok(());
         }
+        bounded(ask.choices.len(), MAX_BATCH, "choices")?;
+        bounded(ask.heard.len(), MAX_NODES, "nodes that were heard")?;
+        bounded(ask.without.len(), MAX_NODES, "nodes that will not come back")?;
         let heard = self.check_heard(ask)?;
         for choice in &ask.choices {
             self.check_choice(choice, &heard, ask.accept_data_loss)?;
@@ -76,7 +82,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Everybody who may hold something was heard in its present run, or is left out with leave.
+    /// Every known node was heard in its present run, or is left out with leave. Also one that was down, or empty, in the
+    /// backup: it may have come back afterwards, and been the only one to acknowledge writes.
     fn check_heard(&self, ask: &Resume) -> Result<BTreeSet<NodeId>, Rejection> {
         let mut heard = BTreeSet::new();
         for HeardNode { node, incarnation } in &ask.heard {
@@ -86,9 +93,8 @@ impl Tx<'_> {
         if ask.accept_data_loss {
             return Ok(heard);
         }
-        let is_missing = |row: &&NodeRow| {
-            self.state.is_awaited(row) && !heard.contains(&row.id) && !ask.without.contains(&row.id)
-        };
+        let without: BTreeSet<&NodeId> = ask.without.iter().collect();
+        let is_missing = |row: &&NodeRow| !heard.contains(&row.id) && !without.contains(&row.id);
         let missing: Vec<&NodeRow> = self.state.nodes().filter(is_missing).collect();
         if missing.is_empty() {
             return Ok(heard);
@@ -189,13 +195,6 @@ impl Tx<'_> {
         }
         self.put_shard(row);
         Ok(())
-    }
-}
-
-impl crate::metadata::state::Metadata {
-    /// Whether the suspension is not to end before the node was heard: it may hold something.
-    pub fn is_awaited(&self, row: &NodeRow) -> bool {
-        !row.is_down() || self.roles_of(&row.id).next().is_some()
     }
 }
 

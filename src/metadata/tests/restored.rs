@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruvector_cluster_client::ids::{Epoch, Incarnation};
+use ruvector_cluster_client::ids::{Epoch, Incarnation, NodeId};
 use ruvector_cluster_client::wire::{Phase, ShardStatus};
 
 use super::super::check::{check, check_step};
@@ -223,6 +223,46 @@ fn a_resume_is_refused_that_leaves_out_a_node_a_run_or_a_shard() {
     let mut without = state.clone();
     run(&mut without, Command::Resume(ask)).unwrap();
     assert!(!without.is_alive(&gone) && without.is_suspended());
+}
+
+/// What was not heard yet may be heard when the same request comes again.
+#[test]
+fn a_resume_that_was_refused_is_not_refused_again_under_its_key_once_all_were_heard() {
+    let mut state = opened();
+    register_all(&mut state);
+    let key = Some(RequestKey { key: "k".to_owned(), fingerprint: "f".to_owned() });
+    let ask = |state: &mut Metadata, ask: Resume| {
+        let index = state.revision().0 + 1;
+        let envelope = Envelope { key: key.clone(), ..enveloped(Command::Resume(ask)) };
+        apply(state, index, index, &envelope).outcome
+    };
+    let whole = resume(&state);
+    let early = Resume { heard: whole.heard[1..].to_vec(), ..whole.clone() };
+    let refused = ask(&mut state, early.clone());
+    assert_eq!(refused.result.unwrap_err().code, RejectionCode::NodesMissing);
+    assert_eq!(state.earlier_outcome(key.as_ref().unwrap()), None);
+    let done = ask(&mut state, whole);
+    assert_eq!(done.result, Ok(Answer::Done));
+    run(&mut state, Command::SetPaused { paused: true }).unwrap();
+    assert_eq!(ask(&mut state, early), done, "and what was carried out is remembered");
+    assert!(state.revision() > done.revision);
+}
+
+/// Bounds hold before anything is looked at.
+#[test]
+fn a_resume_with_too_many_nodes_is_refused() {
+    let mut state = opened();
+    register_all(&mut state);
+    let many = |node: &NodeId| vec![node.clone(); 10_001];
+    let first = heard(&state).remove(0);
+    let without = Resume { without: many(&first.node), ..resume(&state) };
+    let heard = Resume { heard: vec![first; 10_001], ..resume(&state) };
+    for ask in [without, heard] {
+        let refused = run(&mut state, Command::Resume(ask)).unwrap_err();
+        assert_eq!(refused.code, RejectionCode::Invalid, "{refused}");
+        assert!(refused.detail.contains("too many for one command"), "{refused}");
+    }
+    assert!(state.is_suspended());
 }
 
 /// Positions of the old generation must stay below whatever the restored cluster assigns, also where it never had the shard.

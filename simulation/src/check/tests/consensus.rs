@@ -56,7 +56,8 @@ fn a_term_or_a_vote_that_goes_back_is_refused() {
     for run in [1, 2] {
         assert_broken(&judge(STANDING, Standing { run, term: 2, ..STANDING }), &[TERM_WENT_BACK]);
         assert_broken(&judge(STANDING, Standing { run, vote: Some(8), ..STANDING }), &[VOTE_CHANGED]);
-        assert_broken(&judge(STANDING, Standing { run, vote: None, ..STANDING }), &[VOTE_CHANGED]);
+        // None: it follows the leader whom the term has.
+        assert_kept(&judge(STANDING, Standing { run, vote: None, ..STANDING }));
     }
 }
 
