@@ -18,6 +18,6 @@ step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step tests cargo test --workspace --locked
 RUSTDOCFLAGS="-D warnings" step documentation cargo doc --workspace --no-deps --locked
-step simulation scripts/simulate.sh --seeds 24
+step simulation scripts/simulate.sh --seeds 6
 step model scripts/simulate.sh --model
 say "all fine after $SECONDS s"

@@ -2,7 +2,7 @@
 //!
 //! One shard, three data nodes, the coordinator's leader and its successor. Everything that decides is the shipped code: the
 //! replicated state's `apply`, the leader's `decide` with its leases, the data node's `Replica` and `Lease`. The model has only
-//! what lies between them: the network, time, disks, crashes, and the order in which things happen ([`world`], [`actions`]).
+//! what lies between them: the network, time, disks, crashes, and the order in which things happen (`world`, `actions`).
 //! docs/model.md tells the bounds, the abstractions and what was found.
 //!
 //! Invariants: nothing here decides what the protocol decides; a step is a function of the state and the action, so that a trace
