@@ -60,7 +60,7 @@ pub enum SlotError {
         /// The file.
         file: String,
     },
-    /// There was no room for it, and [`Slots::save_once`] doesn't wait. What is on disk is not known. Final.
+    /// There was no room for it, and `Slots::save_once` doesn't wait. What is on disk is not known. Final.
     #[error("there is no room to write {file}")]
     Full {
         /// The file.
