@@ -1,8 +1,10 @@
 //! Looks at the control nodes from outside of the run: what they believe, and what their states say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster::metadata::{Metadata, NodeRow, ShardRow, check};
@@ -17,6 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Looks within which the numbers of one moment are told.
 const MOMENT_LOOKS: u32 = 3;
 
+/// What was decided on a state may be committed so much later.
+const DECIDED_WITHIN: Duration = Duration::from_secs(5);
+
 /// The reason of a migration that was asked for by name.
 const BY_OPERATOR: &str = "asked for by an operator";
 
@@ -28,6 +33,8 @@ pub struct Monitor {
     ahead: BTreeMap<u64, u32>,
     primaries: BTreeMap<(ShardId, Epoch), NodeId>,
     newest: Option<Arc<Metadata>>,
+    /// States before it, and until when each was the newest.
+    recent: VecDeque<(Instant, Arc<Metadata>)>,
     /// Terms in which somebody led.
     pub terms: BTreeSet<u64>,
     /// States that were checked.
@@ -46,6 +53,7 @@ impl Monitor {
             ahead: BTreeMap::new(),
             primaries: BTreeMap::new(),
             newest: None,
+            recent: VecDeque::new(),
             terms: BTreeSet::new(),
             states: 0,
             lost: BTreeSet::new(),
@@ -111,6 +119,10 @@ impl Monitor {
         }
         if self.newest.as_ref().is_none_or(|newest| newest.revision() < state.revision()) {
             if let Some(before) = self.newest.take() {
+                self.recent.push_back((Instant::now(), before.clone()));
+                while self.recent.front().is_some_and(|(at, _)| at.elapsed() > DECIDED_WITHIN) {
+                    self.recent.pop_front();
+                }
                 self.look_at_racks(&before, state);
             }
             self.newest = Some(state.clone());
@@ -145,51 +157,59 @@ impl Monitor {
     fn look_at_racks(&self, before: &Metadata, now: &Metadata) {
         for shard in now.shards() {
             let Some(was) = before.shard(shard.id) else { continue };
-            let had: BTreeSet<&NodeId> = was.copies().collect();
             let migration = shard.migration.and_then(|id| now.migration(id));
             if migration.is_some_and(|row| row.reason == BY_OPERATOR) {
                 // Who asks for a move by name has his reasons.
                 continue;
             }
             let moved_from = migration.and_then(|row| row.from.clone());
-            // A learner copy that waits to be admitted again, or given up, is none yet.
-            let target = migration.and_then(|row| row.to.as_ref());
-            let is_copy =
-                |copy: &&NodeId| shard.full_copies().any(|full| full == *copy) || target == Some(*copy);
-            let staying = shard.copies().filter(|copy| Some(*copy) != moved_from.as_ref());
-            let copies: Vec<&NodeId> = staying.filter(is_copy).collect();
-            for new in copies.iter().filter(|copy| !had.contains(**copy)) {
+            // A migration is judged when it is decided, not when it begins; a learner copy that waits to be given up is none.
+            let decided = migration.filter(|row| before.migration(row.id).is_none());
+            let target = decided.and_then(|row| row.to.as_ref()).filter(|to| was.role_of(to).is_none());
+            let full = shard.full_copies().filter(|copy| Some(*copy) != moved_from.as_ref());
+            let copies: Vec<&NodeId> = full.chain(target).collect();
+            let assigned = |copy: &&NodeId| was.primary.is_none() || target == Some(*copy);
+            for new in copies.iter().filter(|copy| assigned(copy)) {
                 // Whoever is down may come back, or is about to be replaced as well: either view may have been the planner's.
                 let alive = |copy: &&NodeId| before.is_alive(copy) && now.is_alive(copy);
                 let others: Vec<&NodeId> = copies.iter().filter(|copy| copy != &new).copied().collect();
                 let alive: Vec<&NodeId> = others.iter().copied().filter(alive).collect();
                 let views = [others, alive];
-                if views.iter().all(|others| could_be_apart(before, now, &copies, others, new)) {
-                    let detail = format!("at {}: {new} of {shard:?}", now.revision());
+                if views.iter().all(|others| self.could_be_apart(now, shard, others, new)) {
+                    let nodes: Vec<String> = now.nodes().map(told).collect();
+                    let detail = format!(
+                        "at {}: {new} of {shard:?}, {migration:?}, nodes {}",
+                        now.revision(),
+                        nodes.join(" ")
+                    );
                     self.world.recorder.violation("racks", detail);
                 }
             }
         }
     }
+
+    /// Whether `new` shares a rack with one of `others`, though a node of a rack without any of them could have been taken.
+    fn could_be_apart(&self, now: &Metadata, shard: &ShardRow, others: &[&NodeId], new: &NodeId) -> bool {
+        let taken: BTreeSet<String> = others.iter().filter_map(|copy| rack(now, copy)).collect();
+        let shares = rack(now, new).is_some_and(|rack| taken.contains(&rack));
+        // Only what was free all the time was surely free when that was decided. Who still deletes an earlier copy is not.
+        let able = |state: &Metadata, id: &NodeId| {
+            let deletes = state.retiring_in(shard.id).any(|row| row.node == *id);
+            let holds = state.shard(shard.id).is_some_and(|row| row.role_of(id).is_some());
+            !deletes && !holds && state.node(id).is_some_and(|row| takes_copies(state, row))
+        };
+        let free = |row: &NodeRow| {
+            let apart = row.rack.as_ref().is_some_and(|rack| !taken.contains(rack));
+            let always = self.recent.iter().all(|(_, state)| able(state, &row.id));
+            apart && always && able(now, &row.id)
+        };
+        shares && now.nodes().any(free)
+    }
 }
 
-/// Whether `new` shares a rack with one of `others`, though a node of a rack without any of them could have been taken.
-fn could_be_apart(
-    before: &Metadata,
-    now: &Metadata,
-    copies: &[&NodeId],
-    others: &[&NodeId],
-    new: &NodeId,
-) -> bool {
-    let taken: BTreeSet<String> = others.iter().filter_map(|copy| rack(now, copy)).collect();
-    let shares = rack(now, new).is_some_and(|rack| taken.contains(&rack));
-    // Only what was free in both states was surely free when that was decided.
-    let able = |state: &Metadata, id: &NodeId| state.node(id).is_some_and(|row| takes_copies(state, row));
-    let free = |row: &NodeRow| {
-        let apart = row.rack.as_ref().is_some_and(|rack| !taken.contains(rack));
-        apart && able(before, &row.id) && able(now, &row.id) && !copies.contains(&&row.id)
-    };
-    shares && now.nodes().any(free)
+/// A node in short.
+fn told(row: &NodeRow) -> String {
+    format!("{}/{}/{:?}/{:?}", row.id, row.rack.as_deref().unwrap_or("-"), row.verdict, row.intent)
 }
 
 fn rack(state: &Metadata, node: &NodeId) -> Option<String> {
