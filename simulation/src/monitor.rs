@@ -190,6 +190,11 @@ impl Monitor {
 
     /// Whether `new` shares a rack with one of `others`, though a node of a rack without any of them could have been taken.
     fn could_be_apart(&self, now: &Metadata, shard: &ShardRow, others: &[&NodeId], new: &NodeId) -> bool {
+        // Where racks do not suffice for all copies, sharing can't be told from the plan's other moves.
+        let usable = now.nodes().filter(|row| takes_copies(now, row)).filter_map(|row| row.rack.clone());
+        if usable.collect::<BTreeSet<String>>().len() < self.world.plan.settings.replication_factor as usize {
+            return false;
+        }
         let taken: BTreeSet<String> = others.iter().filter_map(|copy| rack(now, copy)).collect();
         let shares = rack(now, new).is_some_and(|rack| taken.contains(&rack));
         // Only what was free all the time was surely free when that was decided. Who still deletes an earlier copy is not.
