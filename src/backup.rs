@@ -12,7 +12,7 @@ use std::path::Path;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ruvector_cluster_client::ids::Revision;
 use ruvector_cluster_client::wire::Time;
-use ruvector_cluster_storage::{SnapshotDecoder, SnapshotEncoder, SnapshotError};
+use ruvector_cluster_storage::{Damage, SnapshotDecoder, SnapshotEncoder, SnapshotError};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 
@@ -63,6 +63,18 @@ pub struct Backup {
     pub state: Metadata,
 }
 
+/// The way out where a backup is damaged: no directory is concerned.
+const REMEDY: &str = "use another copy of the backup, or an earlier one";
+
+impl From<SnapshotError> for BackupError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Bytes(match error {
+            SnapshotError::Damaged(damage) => SnapshotError::Damaged(Damage { remedy: REMEDY, ..damage }),
+            other => other,
+        })
+    }
+}
+
 /// Why a file is no backup that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -77,7 +89,7 @@ pub enum BackupError {
     },
     /// It is damaged or cut, or of a newer version; says where.
     #[error(transparent)]
-    Bytes(#[from] SnapshotError),
+    Bytes(SnapshotError),
     /// It is a snapshot of a data directory, or something else.
     #[error("{file} is not a backup: its head is not understood; make one with GET /v1/snapshot")]
     Head {

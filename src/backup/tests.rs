@@ -135,3 +135,14 @@ fn a_backup_of_format_1_is_read() {
     assert_eq!((backup.head.revision.0, backup.state.num_shards(), backup.state.num_nodes()), (3, 8, 2));
     backup.state.restored_as("c2").unwrap().unwrap();
 }
+
+/// Found by hand: a damaged backup was answered with what to do about a damaged data directory.
+#[test]
+fn a_damaged_backup_is_told_with_what_to_do_about_a_backup() {
+    let error = read_from("b.snap", &b"nonsense\n"[..]).unwrap_err().to_string();
+    assert!(
+        error.contains("b.snap is damaged at byte 9") && error.contains("another copy of the backup"),
+        "{error}"
+    );
+    assert!(!error.contains("remove this node"), "{error}");
+}
