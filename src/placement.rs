@@ -10,8 +10,10 @@
 //!
 //! Invariant: a plan never fails. What can't be placed is reported with a reason and left as it is.
 
+mod bound;
 mod build;
 mod caps;
+mod chain;
 mod forced;
 mod hashed;
 mod layout;
@@ -21,6 +23,8 @@ mod primaries;
 mod problem;
 mod shares;
 mod solve;
+mod steps;
+mod takers;
 
 pub use build::is_mass_failure;
 pub use plan::{Extent, PlanOptions, Planned, Purpose, plan, planned};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, RebalancePolicy};
 
-use super::problem::{Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
+use super::problem::{Copies, Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
 use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
 use crate::soft::Soft;
 
@@ -116,7 +116,7 @@ impl Source<'_> {
         let usage = self.shard_use(shard);
         let copy =
             |node: &NodeId| Some(Copy { node: index(nodes, node)?, in_sync: shard.in_sync.contains(node) });
-        let mut copies: Vec<Copy> = shard.full_copies().filter_map(copy).collect();
+        let mut copies: Copies = shard.full_copies().filter_map(copy).collect();
         let mut idle: Vec<NodeIndex> = shard.learners.iter().filter_map(|node| index(nodes, node)).collect();
         if let Some(migration) = shard.migration.and_then(|id| self.metadata.migration(id)) {
             let from = migration.from.as_ref().and_then(|node| index(nodes, node));
@@ -126,7 +126,7 @@ impl Source<'_> {
         }
         let mut barred = Vec::new();
         if usage == ShardUse::Unassigned {
-            (copies, idle) = (Vec::new(), Vec::new());
+            (copies, idle) = (Copies::new(), Vec::new());
         } else {
             barred.extend(self.metadata.retiring_in(shard.id).filter_map(|row| index(nodes, &row.node)));
         }
@@ -151,7 +151,7 @@ impl Source<'_> {
 }
 
 /// The copies as they will be when the migration has ended.
-fn apply_result(copies: &mut Vec<Copy>, kind: MigrationKind, from: Option<NodeIndex>, to: Option<NodeIndex>) {
+fn apply_result(copies: &mut Copies, kind: MigrationKind, from: Option<NodeIndex>, to: Option<NodeIndex>) {
     let place =
         |node: Option<NodeIndex>, copies: &[Copy]| copies.iter().position(|copy| Some(copy.node) == node);
     let arrived = to.map(|node| Copy { node, in_sync: true });

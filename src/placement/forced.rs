@@ -1,179 +1,255 @@
-//! Steps that restore a rule: what is surplus goes, what stands on nodes that are emptied or dead is replaced, what is missing
-//! is added, what shares a rack without need is spread, and primaries leave nodes that will be away.
+//! Changes that restore a rule: what is surplus goes, what stands on nodes that are emptied or dead is replaced, what is missing
+//! is added, what shares a rack without need is spread.
+//!
+//! Costs what is to be restored: a shard at which nothing is wrong is looked at once.
 
 use super::layout::{Counting, Layout};
-use super::problem::{Blocked, NodeIndex, NodeUse, ShardUse, Why};
+use super::problem::{Blocked, Copy, NodeIndex, NodeUse, ShardUse};
+use super::takers::{Takers, load, primary_load};
 
 /// What could not be restored.
 pub(crate) type Unplaced = Vec<(usize, Blocked)>;
 
+/// Copies in sync that answer: the fewer, the more a shard is in danger.
+pub(crate) fn safety(layout: &Layout<'_>, shard: usize) -> usize {
+    let spec = &layout.problem.shards[shard];
+    let answers = |copy: &&Copy| copy.in_sync && layout.problem.nodes[copy.node].usage.is_up();
+    spec.copies.iter().filter(answers).count()
+}
+
 /// Restores the rules, shards with the fewest in-sync copies that answer first.
 pub(crate) fn force(layout: &mut Layout<'_>) -> Unplaced {
+    let wrong = (0..layout.problem.shards.len()).filter(|shard| is_wrong(layout, *shard)).collect();
+    force_these(layout, wrong)
+}
+
+/// The same for these shards alone.
+pub(crate) fn force_these(layout: &mut Layout<'_>, mut shards: Vec<usize>) -> Unplaced {
     let mut unplaced = Vec::new();
-    let nodes = &layout.problem.nodes;
-    let safety = |id: &usize| {
-        let shard = &layout.problem.shards[*id];
-        shard.copies.iter().filter(|copy| copy.in_sync && nodes[copy.node].usage.is_up()).count()
-    };
-    let mut order: Vec<usize> = (0..layout.problem.shards.len()).collect();
-    order.sort_by_cached_key(safety);
-    for shard in order {
-        match layout.problem.shards[shard].usage {
-            ShardUse::Pinned => {}
-            ShardUse::Unavailable => unplaced.push((shard, Blocked::Unavailable)),
-            ShardUse::Unassigned => unplaced.extend(add_missing(layout, shard).map(|why| (shard, why))),
-            ShardUse::Open => {
-                remove_surplus(layout, shard);
-                let replaced = replace_bad(layout, shard);
-                let added = add_missing(layout, shard);
-                let spread = spread(layout, shard);
-                remove_idle(layout, shard);
-                leave_maintenance(layout, shard);
-                unplaced.extend(replaced.or(added).or(spread).map(|why| (shard, why)));
+    if shards.is_empty() {
+        return unplaced;
+    }
+    shards.sort_by_cached_key(|shard| (safety(layout, *shard), *shard));
+    let mut takers = Takers::of(layout);
+    for shard in shards {
+        let mut force = Force { layout, takers: &mut takers, shard };
+        let blocked = match force.layout.problem.shards[shard].usage {
+            ShardUse::Pinned => None,
+            ShardUse::Unavailable => Some(Blocked::Unavailable),
+            ShardUse::Unassigned => {
+                let added = force.add_missing();
+                force.lead();
+                added
             }
-        }
+            ShardUse::Open => {
+                force.remove_surplus();
+                let replaced = force.replace_bad();
+                let added = force.add_missing();
+                let spread = force.spread();
+                force.remove_idle();
+                replaced.or(added).or(spread)
+            }
+        };
+        unplaced.extend(blocked.map(|why| (shard, why)));
     }
     unplaced
 }
 
-/// Where a copy may go: by the rule on the way if possible, else by the rule at the end.
-fn taker(layout: &Layout<'_>, shard: usize, leaving: Option<NodeIndex>) -> Option<NodeIndex> {
-    let clean = layout.taker(shard, leaving, Counting::All);
-    clean.or_else(|| layout.taker(shard, leaving, Counting::Staying))
+/// Whether there is anything to restore.
+fn is_wrong(layout: &Layout<'_>, shard: usize) -> bool {
+    let spec = &layout.problem.shards[shard];
+    match spec.usage {
+        ShardUse::Pinned => return false,
+        ShardUse::Unavailable | ShardUse::Unassigned => return true,
+        ShardUse::Open => {}
+    }
+    if spec.copies.len() != layout.problem.replication_factor || !spec.idle.is_empty() {
+        return true;
+    }
+    let is_bad = |copy: &Copy| !layout.problem.nodes[copy.node].usage.keeps();
+    spec.copies.iter().any(|copy| is_bad(copy) || is_crowded(layout, shard, copy.node))
 }
 
-/// Why no node takes a copy of `shard`.
-fn why_not(layout: &Layout<'_>, shard: usize, leaving: Option<NodeIndex>) -> Blocked {
-    let nodes = 0..layout.problem.nodes.len();
-    let free: Vec<_> = nodes
-        .filter(|node| layout.problem.nodes[*node].usage.keeps() && layout.problem.nodes[*node].weight > 0)
-        .filter(|node| !layout.has(shard, *node))
-        .collect();
-    let full = |node: &&NodeIndex| {
-        layout.problem.nodes[**node].usage == NodeUse::Full || !layout.has_room(shard, **node)
-    };
-    let spread = |node: &&NodeIndex| layout.is_spread(shard, **node, leaving, Counting::Staying);
-    if free.iter().filter(spread).any(|node| full(&node)) {
-        return Blocked::NoRoom;
-    }
-    if free.iter().filter(|node| layout.takes(**node)).count() > 0 {
-        return Blocked::SpreadRule;
-    }
-    Blocked::TooFewNodes
+/// Whether the zone or rack of this copy holds more than it may.
+fn is_crowded(layout: &Layout<'_>, shard: usize, node: NodeIndex) -> bool {
+    let usage = layout.problem.nodes[node].usage;
+    usage.gives() && layout.crowding(shard, node) > 0
 }
 
-fn remove_surplus(layout: &mut Layout<'_>, shard: usize) {
-    while layout.copies[shard].len() > layout.problem.replication_factor.max(1) {
-        let worth = |copy: &super::problem::Copy| {
-            let spec = &layout.problem.nodes[copy.node];
-            let spread = layout.is_spread(shard, copy.node, Some(copy.node), Counting::Staying);
-            (
-                spec.usage != NodeUse::Dead,
-                spec.usage.keeps(),
-                copy.in_sync,
-                spread,
-                std::cmp::Reverse(layout.load(copy.node)),
-            )
+/// One shard whose rules are being restored.
+struct Force<'f, 'a> {
+    layout: &'f mut Layout<'a>,
+    takers: &'f mut Takers,
+    shard: usize,
+}
+
+impl Force<'_, '_> {
+    fn usage(&self, node: NodeIndex) -> NodeUse {
+        self.layout.problem.nodes[node].usage
+    }
+
+    fn copies(&self) -> impl Iterator<Item = NodeIndex> {
+        self.layout.copies[self.shard].iter().map(|copy| copy.node)
+    }
+
+    fn relocate(&mut self, from: NodeIndex, to: NodeIndex) {
+        self.layout.relocate(self.shard, from, to);
+        self.takers.tell(self.layout, from);
+        self.takers.tell(self.layout, to);
+    }
+
+    fn put(&mut self, to: NodeIndex) {
+        self.layout.put(self.shard, to);
+        self.takers.tell(self.layout, to);
+    }
+
+    /// Where a copy may go: by all copies that are there if possible, else by those that stay.
+    fn taker(&self, leaving: Option<NodeIndex>) -> Option<NodeIndex> {
+        let clean = self.takers.taker(self.layout, self.shard, leaving, Counting::All);
+        clean.or_else(|| self.takers.taker(self.layout, self.shard, leaving, Counting::Staying))
+    }
+
+    /// Why no node takes a copy.
+    fn why_not(&self, leaving: Option<NodeIndex>) -> Blocked {
+        let (layout, shard) = (&*self.layout, self.shard);
+        let is_free = |node: &NodeIndex| {
+            let spec = &layout.problem.nodes[*node];
+            spec.usage.keeps() && spec.weight > 0 && !layout.has(shard, *node)
         };
-        let Some(worst) = layout.copies[shard].iter().skip(1).min_by_key(|copy| worth(copy)) else { return };
-        let from = worst.node;
-        layout.take(shard, from, Why::Surplus);
+        let free: Vec<NodeIndex> = (0..layout.problem.nodes.len()).filter(is_free).collect();
+        let is_full = |node: NodeIndex| self.usage(node) == NodeUse::Full || !layout.has_room(shard, node);
+        let is_spread = |node: NodeIndex| layout.is_spread(shard, node, leaving, Counting::Staying);
+        if free.iter().any(|node| is_spread(*node) && is_full(*node)) {
+            return Blocked::NoRoom;
+        }
+        if free.iter().any(|node| layout.takes(*node)) {
+            return Blocked::SpreadRule;
+        }
+        Blocked::TooFewNodes
     }
-}
 
-fn replace_bad(layout: &mut Layout<'_>, shard: usize) -> Option<Blocked> {
-    let bad: Vec<NodeIndex> = layout.copies[shard]
-        .iter()
-        .map(|copy| copy.node)
-        .filter(|node| !layout.problem.nodes[*node].usage.keeps())
-        .collect();
-    let mut blocked = None;
-    for from in bad {
-        let why = match layout.problem.nodes[from].usage {
-            NodeUse::Dead => Why::Replace,
-            NodeUse::Draining | NodeUse::Open | NodeUse::Full | NodeUse::Maintenance | NodeUse::Away => {
-                Why::Drain
+    fn remove_surplus(&mut self) {
+        while self.layout.copies[self.shard].len() > self.layout.problem.replication_factor.max(1) {
+            let worth = |copy: &Copy| {
+                let usage = self.usage(copy.node);
+                let is_crowded =
+                    !self.layout.is_spread(self.shard, copy.node, Some(copy.node), Counting::Staying);
+                let load = std::cmp::Reverse(load(self.layout, copy.node));
+                (usage != NodeUse::Dead, usage.keeps(), copy.in_sync, !is_crowded, load)
+            };
+            let heir = self.heir();
+            let may_go = |copy: &&Copy| !self.layout.leads(self.shard, copy.node) || heir.is_some();
+            let copies = self.layout.copies[self.shard].iter().filter(may_go);
+            let Some(worst) = copies.min_by_key(|copy| worth(copy)).map(|copy| copy.node) else { return };
+            if let Some(heir) = heir.filter(|_| self.layout.leads(self.shard, worst)) {
+                self.layout.promote(self.shard, heir);
             }
-        };
-        match taker(layout, shard, Some(from)) {
-            Some(to) => layout.relocate(shard, from, to, why),
-            None => blocked = Some(why_not(layout, shard, Some(from))),
+            self.layout.take(self.shard, worst);
+            self.takers.tell(self.layout, worst);
         }
     }
-    blocked
-}
 
-fn add_missing(layout: &mut Layout<'_>, shard: usize) -> Option<Blocked> {
-    let readmitted = |layout: &Layout<'_>, node: &NodeIndex| {
-        let usage = layout.problem.nodes[*node].usage;
-        usage.keeps()
-            && usage.is_up()
-            && !layout.copies[shard].iter().any(|copy| copy.node == *node)
-            && layout.is_spread(shard, *node, None, Counting::Staying)
-    };
-    while layout.copies[shard].len() < layout.problem.replication_factor {
-        let idle = layout.problem.shards[shard].idle.iter().find(|node| readmitted(layout, node));
-        if let Some(node) = idle.copied() {
-            layout.put(shard, node, Why::Readmit);
-        } else if let Some(to) = taker(layout, shard, None) {
-            layout.put(shard, to, Why::Missing);
-        } else {
-            return Some(why_not(layout, shard, None));
+    /// Who could lead at once, where the primary's copy has to go.
+    fn heir(&self) -> Option<NodeIndex> {
+        let (primary, others) = self.layout.copies[self.shard].split_first()?;
+        let may_lead = |copy: &&Copy| copy.in_sync && self.usage(copy.node).leads();
+        let heirs = others.iter().filter(may_lead).map(|copy| copy.node);
+        let least = heirs.min_by_key(|node| (primary_load(self.layout, *node), *node));
+        least.filter(|_| !self.usage(primary.node).keeps())
+    }
+
+    fn replace_bad(&mut self) -> Option<Blocked> {
+        let bad: Vec<NodeIndex> = self.copies().filter(|node| !self.usage(*node).keeps()).collect();
+        let mut blocked = None;
+        for from in bad {
+            match self.taker(Some(from)) {
+                Some(to) => self.relocate(from, to),
+                None => blocked = Some(self.why_not(Some(from))),
+            }
+        }
+        blocked
+    }
+
+    fn add_missing(&mut self) -> Option<Blocked> {
+        while self.layout.copies[self.shard].len() < self.layout.problem.replication_factor {
+            let may_be_filled = |node: &&NodeIndex| {
+                let usage = self.usage(**node);
+                let is_full_copy = self.copies().any(|copy| copy == **node);
+                let is_spread = self.layout.is_spread(self.shard, **node, None, Counting::Staying);
+                usage.keeps() && usage.is_up() && !is_full_copy && is_spread
+            };
+            let idle = self.layout.problem.shards[self.shard].idle.iter().find(may_be_filled).copied();
+            let Some(to) = idle.or_else(|| self.taker(None)) else { return Some(self.why_not(None)) };
+            self.put(to);
+        }
+        None
+    }
+
+    /// Moves copies out of zones and racks that hold more than the caps allow.
+    fn spread(&mut self) -> Option<Blocked> {
+        for _ in 0..self.layout.copies[self.shard].len() {
+            let mut crowd: Vec<NodeIndex> =
+                self.copies().filter(|node| is_crowded(self.layout, self.shard, *node)).collect();
+            if crowd.is_empty() {
+                return None;
+            }
+            // A copy that is too many in its rack and its zone relieves both. Replicas cost no hand-over; of them the one on
+            // the fullest node.
+            let rank = |node: &NodeIndex| {
+                let leads = self.layout.leads(self.shard, *node);
+                (self.layout.crowding(self.shard, *node), !leads, load(self.layout, *node), *node)
+            };
+            crowd.sort_by_key(|node| std::cmp::Reverse(rank(node)));
+            let to = |from: &NodeIndex| {
+                let taker = self.takers.taker(self.layout, self.shard, Some(*from), Counting::Staying);
+                taker.map(|to| (*from, to))
+            };
+            let Some((from, to)) = crowd.iter().find_map(to) else {
+                return Some(self.why_not(crowd.first().copied()));
+            };
+            self.relocate(from, to);
+        }
+        None
+    }
+
+    /// Idle copies go once the shard has all that it wants, or where they can't be filled.
+    fn remove_idle(&mut self) {
+        let has_all = self.layout.copies[self.shard].len() >= self.layout.problem.replication_factor;
+        for node in self.layout.problem.shards[self.shard].idle.clone() {
+            let is_filled = self.copies().any(|copy| copy == node);
+            if !is_filled && (has_all || !self.usage(node).keeps()) {
+                self.layout.drop_idle(self.shard, node);
+            }
         }
     }
-    None
-}
 
-/// Moves copies out of zones and racks that hold more than the caps allow.
-fn spread(layout: &mut Layout<'_>, shard: usize) -> Option<Blocked> {
-    for _ in 0..layout.copies[shard].len() {
-        let crowded = |copy: &&super::problem::Copy| {
-            let usage = layout.problem.nodes[copy.node].usage;
-            usage.gives() && !layout.is_spread(shard, copy.node, Some(copy.node), Counting::Staying)
-        };
-        let crowd: Vec<NodeIndex> =
-            layout.copies[shard].iter().filter(crowded).map(|copy| copy.node).collect();
-        if crowd.is_empty() {
-            return None;
-        }
-        // The last copies are replicas, which cost no hand-over; of them the one on the fullest node.
-        let primary = layout.copies[shard][0].node;
-        let fullest = |node: &NodeIndex| (*node != primary, layout.load(*node), *node);
-        let moved =
-            |from: &NodeIndex| layout.taker(shard, Some(*from), Counting::Staying).map(|to| (*from, to));
-        let mut ranked = crowd;
-        ranked.sort_by_key(|node| std::cmp::Reverse(fullest(node)));
-        let Some((from, to)) = ranked.iter().find_map(moved) else {
-            return Some(why_not(layout, shard, ranked.first().copied()));
-        };
-        layout.relocate(shard, from, to, Why::Spread);
-    }
-    None
-}
-
-/// Idle copies go once the shard has all that it wants, or where they can't be readmitted.
-fn remove_idle(layout: &mut Layout<'_>, shard: usize) {
-    let has_all = layout.copies[shard].len() >= layout.problem.replication_factor;
-    for node in layout.problem.shards[shard].idle.clone() {
-        let is_readmitted = layout.copies[shard].iter().any(|copy| copy.node == node);
-        if !is_readmitted && (has_all || !layout.problem.nodes[node].usage.keeps()) {
-            layout.take(shard, node, Why::Surplus);
+    /// Of the first copies of a shard that one leads whose node leads the least.
+    fn lead(&mut self) {
+        let leads = |node: &NodeIndex| self.usage(*node).leads();
+        let least = self.copies().filter(leads).min_by_key(|node| (primary_load(self.layout, *node), *node));
+        if let Some(node) = least.filter(|node| !self.layout.leads(self.shard, *node)) {
+            self.layout.promote(self.shard, node);
         }
     }
 }
 
 /// Primaryship leaves a node that will be away, where an in-sync copy elsewhere can lead.
-pub(crate) fn leave_maintenance(layout: &mut Layout<'_>, shard: usize) {
-    let Some(primary) = layout.copies[shard].first() else { return };
-    if layout.problem.nodes[primary.node].usage != NodeUse::Maintenance {
+pub(crate) fn leave_maintenance(layout: &mut Layout<'_>) {
+    let is_away = |node: NodeIndex| layout.problem.nodes[node].usage == NodeUse::Maintenance;
+    if !(0..layout.count.len()).any(is_away) {
         return;
     }
-    let to = layout.copies[shard]
-        .iter()
-        .filter(|copy| copy.in_sync && layout.problem.nodes[copy.node].usage.leads())
-        .map(|copy| copy.node)
-        .min_by_key(|node| (layout.primary_load(*node), *node));
-    if let Some(to) = to {
-        layout.promote(shard, to, Why::Maintenance);
+    for shard in 0..layout.copies.len() {
+        let Some(primary) = layout.copies[shard].first().map(|copy| copy.node) else { continue };
+        if layout.problem.shards[shard].usage != ShardUse::Open
+            || layout.problem.nodes[primary].usage != NodeUse::Maintenance
+        {
+            continue;
+        }
+        let may_lead = |copy: &&Copy| copy.in_sync && layout.problem.nodes[copy.node].usage.leads();
+        let heirs = layout.copies[shard].iter().filter(may_lead).map(|copy| copy.node);
+        if let Some(to) = heirs.min_by_key(|node| (primary_load(layout, *node), *node)) {
+            layout.promote(shard, to);
+        }
     }
 }

@@ -7,7 +7,7 @@ use ruvector_cluster_client::wire::Strategy;
 
 use super::caps::is_usable;
 use super::layout::{Counting, Layout};
-use super::problem::{NodeIndex, Problem, ShardUse, Why};
+use super::problem::{NodeIndex, Problem};
 
 /// Draws for each node before the rest is taken in order of names: enough that this hardly ever happens.
 const DRAWS_PER_NODE: usize = 8;
@@ -48,26 +48,30 @@ fn jump_order(shard: ShardId, usable: &[NodeIndex]) -> Vec<NodeIndex> {
     order
 }
 
-/// Moves copies to where the orders want them, and primaries to the first of these.
+/// Moves copies to where the orders want them.
 pub(crate) fn follow(layout: &mut Layout<'_>, orders: &[Vec<NodeIndex>]) {
-    for (shard, order) in orders.iter().enumerate() {
-        match layout.problem.shards[shard].usage {
-            ShardUse::Pinned | ShardUse::Unavailable => continue,
-            ShardUse::Open | ShardUse::Unassigned => {}
-        }
+    for (shard, order) in
+        orders.iter().enumerate().filter(|(shard, _)| layout.is_movable(*shard)).collect::<Vec<_>>()
+    {
         let wanted = wanted(layout, shard, order);
         // Each round moves one copy to a wanted place and none away from one.
         for _ in 0..wanted.len() {
             let Some((from, to)) = next_move(layout, shard, &wanted) else { break };
-            layout.relocate(shard, from, to, Why::Level);
+            layout.relocate(shard, from, to);
         }
-        let has_in_sync =
-            |node: &&NodeIndex| layout.copies[shard].iter().any(|copy| copy.node == **node && copy.in_sync);
-        let leads = |node: &&NodeIndex| layout.problem.nodes[**node].usage.leads();
-        let heir = wanted.iter().filter(leads).find(has_in_sync).copied();
-        let primary = layout.copies[shard].first().map(|copy| copy.node);
-        if let Some(heir) = heir.filter(|heir| primary.is_some() && Some(*heir) != primary) {
-            layout.promote(shard, heir, Why::LevelPrimaries);
+    }
+}
+
+/// Gives primaryship to the first of each order that can lead.
+pub(crate) fn lead(layout: &mut Layout<'_>, orders: &[Vec<NodeIndex>]) {
+    for (shard, order) in orders.iter().enumerate() {
+        let may_lead = |node: &&NodeIndex| {
+            let has_in_sync = layout.copies[shard].iter().any(|copy| copy.node == **node && copy.in_sync);
+            has_in_sync && layout.problem.nodes[**node].usage.leads()
+        };
+        let heir = order.iter().find(may_lead).copied();
+        if let Some(heir) = heir.filter(|heir| layout.is_movable(shard) && !layout.leads(shard, *heir)) {
+            layout.promote(shard, heir);
         }
     }
 }
@@ -99,8 +103,6 @@ fn next_move(layout: &Layout<'_>, shard: usize, wanted: &[NodeIndex]) -> Option<
     let stays = |node: NodeIndex| wanted.contains(&node) || !layout.problem.nodes[node].usage.gives();
     let leaving = || layout.copies[shard].iter().map(|copy| copy.node).filter(|node| !stays(*node));
     let missing = wanted.iter().copied().filter(|node| !layout.has(shard, *node));
-    let fits = |from: NodeIndex, to: NodeIndex| {
-        layout.is_spread(shard, to, Some(from), Counting::All) && !layout.undoes(shard, from, to)
-    };
+    let fits = |from: NodeIndex, to: NodeIndex| layout.is_spread(shard, to, Some(from), Counting::All);
     missing.flat_map(|to| leaving().map(move |from| (from, to))).find(|(from, to)| fits(*from, *to))
 }

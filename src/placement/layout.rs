@@ -1,22 +1,20 @@
-//! Where copies stand while a plan is made, and the steps that led there.
+//! Where copies stand while a plan is made.
 //!
-//! Every change goes through [`Layout::put`], [`Layout::take`] or [`Layout::promote`], so that counts and ordered sets stay
-//! true. A step that only moves on what an earlier step of the same plan put there rewrites that step instead.
-
-use std::collections::BTreeSet;
+//! Every change goes through [`Layout::put`], [`Layout::take`], [`Layout::relocate`] or [`Layout::promote`], so that the counts
+//! stay true. Nothing here is a step yet: what is to be done follows from where copies stood and where they stand in the end
+//! ([`super::steps`]), so that nothing is ever moved twice, or moved and brought back.
+//!
+//! A copy is *fresh* where its shard had none before: to move it on costs nothing more.
 
 use super::caps::Caps;
-use super::problem::{Action, Copy, NodeIndex, Problem, ShardUse, Step, Why};
-
-/// Scale of a node's load: copies a thousandth of weight.
-const LOAD_SCALE: u128 = 1 << 60;
+use super::problem::{Copies, Copy, NodeIndex, Problem, ShardUse};
 
 /// Which copies of a shard count for the rule on zones and racks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counting {
-    /// All: so that the rule also holds on the way.
+    /// All, those on nodes that are emptied too.
     All,
-    /// Those that stay: where the way can't be kept clean.
+    /// Those that stay.
     Staying,
 }
 
@@ -26,21 +24,17 @@ pub(crate) struct Layout<'a> {
     pub(crate) problem: &'a Problem,
     pub(crate) caps: Caps,
     /// By shard; the primary first.
-    pub(crate) copies: Vec<Vec<Copy>>,
+    pub(crate) copies: Vec<Copies>,
     /// Copies on each node.
     pub(crate) count: Vec<u64>,
     /// Primaries on each node.
     pub(crate) primaries: Vec<u64>,
-    /// Shards of each node that may be touched.
-    pub(crate) movable: Vec<BTreeSet<usize>>,
+    /// Idle copies that are to go.
+    pub(crate) dropped: Vec<(usize, NodeIndex)>,
     /// Bytes that each node may take; none when unlimited.
     free_bytes: Vec<Option<u64>>,
-    /// Nodes that take copies, by rack, the least loaded first.
-    takers: Vec<BTreeSet<(u128, NodeIndex)>>,
-    /// The least load in each rack that has takers.
-    racks: BTreeSet<(u128, usize)>,
-    pub(crate) steps: Vec<Step>,
-    last_step: Vec<Option<usize>>,
+    touched: Vec<usize>,
+    is_touched: Vec<bool>,
 }
 
 impl<'a> Layout<'a> {
@@ -48,41 +42,23 @@ impl<'a> Layout<'a> {
         let nodes = problem.nodes.len();
         let mut count = vec![0; nodes];
         let mut primaries = vec![0; nodes];
-        let mut movable = vec![Vec::new(); nodes];
-        for (id, shard) in problem.shards.iter().enumerate() {
-            for copy in &shard.copies {
-                count[copy.node] += 1;
-                if shard.usage == ShardUse::Open {
-                    movable[copy.node].push(id);
-                }
-            }
+        for shard in &problem.shards {
+            shard.copies.iter().for_each(|copy| count[copy.node] += 1);
             if let Some(primary) = shard.copies.first().filter(|_| shard.has_primary) {
                 primaries[primary.node] += 1;
             }
         }
-        let mut layout = Self {
+        Self {
             problem,
             caps: Caps::of(problem),
             copies: problem.shards.iter().map(|shard| shard.copies.clone()).collect(),
             count,
             primaries,
-            movable: movable.into_iter().map(BTreeSet::from_iter).collect(),
+            dropped: Vec::new(),
             free_bytes: problem.nodes.iter().map(|node| node.free_bytes).collect(),
-            takers: vec![BTreeSet::new(); problem.zone_of_rack.len()],
-            racks: BTreeSet::new(),
-            steps: Vec::new(),
-            last_step: vec![None; problem.shards.len()],
-        };
-        for node in 0..nodes {
-            if layout.takes(node) {
-                let load = layout.load(node);
-                layout.takers[problem.nodes[node].rack].insert((load, node));
-            }
+            touched: Vec::new(),
+            is_touched: vec![false; problem.shards.len()],
         }
-        for rack in 0..problem.zone_of_rack.len() {
-            layout.racks.extend(layout.takers[rack].first().map(|(load, _)| (*load, rack)));
-        }
-        layout
     }
 
     /// Whether new copies may be put on `node` at all.
@@ -91,31 +67,39 @@ impl<'a> Layout<'a> {
         spec.usage.takes() && spec.weight > 0
     }
 
-    /// How full `node` would be with one copy more, for its weight.
-    pub(crate) fn load(&self, node: NodeIndex) -> u128 {
-        u128::from(self.count[node] + 1) * LOAD_SCALE / u128::from(self.problem.nodes[node].weight.max(1))
-    }
-
-    /// Primaries for its weight, with one more.
-    pub(crate) fn primary_load(&self, node: NodeIndex) -> u128 {
-        u128::from(self.primaries[node] + 1) * LOAD_SCALE / u128::from(self.problem.nodes[node].weight.max(1))
-    }
-
     /// Whether `node` has room for the shard's bytes, and is not still deleting an earlier copy of it.
     pub(crate) fn has_room(&self, shard: usize, node: NodeIndex) -> bool {
         let spec = &self.problem.shards[shard];
         self.free_bytes[node].is_none_or(|free| free >= spec.bytes) && !spec.barred.contains(&node)
     }
 
-    /// Whether a copy of `shard` on `node` would keep the rule on zones and racks, once `leaving` has left.
-    pub(crate) fn is_spread(
+    /// Whether a copy of `shard` in `rack` would keep the rule on zones and racks, once `leaving` has left.
+    pub(crate) fn is_spread_in(
         &self,
         shard: usize,
-        node: NodeIndex,
+        rack: usize,
         leaving: Option<NodeIndex>,
         counting: Counting,
     ) -> bool {
+        let (in_rack, in_zone) = self.others(shard, rack, leaving, counting);
+        in_rack < self.caps.rack && in_zone < self.caps.zone
+    }
+
+    /// How many of the two rules, on racks and on zones, the copy on `node` breaks among those that stay.
+    pub(crate) fn crowding(&self, shard: usize, node: NodeIndex) -> usize {
         let rack = self.problem.nodes[node].rack;
+        let (in_rack, in_zone) = self.others(shard, rack, Some(node), Counting::Staying);
+        usize::from(in_rack >= self.caps.rack) + usize::from(in_zone >= self.caps.zone)
+    }
+
+    /// Copies in the rack and in its zone, but for the one on `leaving`.
+    fn others(
+        &self,
+        shard: usize,
+        rack: usize,
+        leaving: Option<NodeIndex>,
+        counting: Counting,
+    ) -> (usize, usize) {
         let zone = self.problem.zone_of_rack[rack];
         let (mut in_rack, mut in_zone) = (0, 0);
         for other in self.copies[shard].iter().map(|copy| copy.node).filter(|other| Some(*other) != leaving) {
@@ -125,7 +109,18 @@ impl<'a> Layout<'a> {
                 in_zone += usize::from(self.problem.zone_of_rack[spec.rack] == zone);
             }
         }
-        in_rack < self.caps.rack && in_zone < self.caps.zone
+        (in_rack, in_zone)
+    }
+
+    /// The same for a copy on `node`.
+    pub(crate) fn is_spread(
+        &self,
+        shard: usize,
+        node: NodeIndex,
+        leaving: Option<NodeIndex>,
+        counting: Counting,
+    ) -> bool {
+        self.is_spread_in(shard, self.problem.nodes[node].rack, leaving, counting)
     }
 
     /// Whether `node` has a copy of `shard` (or an idle one).
@@ -134,26 +129,14 @@ impl<'a> Layout<'a> {
             || self.problem.shards[shard].idle.contains(&node)
     }
 
-    /// The least loaded node that may take a copy of `shard`, once `leaving` has left.
-    pub(crate) fn taker(
-        &self,
-        shard: usize,
-        leaving: Option<NodeIndex>,
-        counting: Counting,
-    ) -> Option<NodeIndex> {
-        self.racks.iter().find_map(|(_, rack)| {
-            let (_, first) = self.takers[*rack].first()?;
-            if !self.is_spread(shard, *first, leaving, counting) {
-                return None;
-            }
-            let may = |node: &NodeIndex| !self.has(shard, *node) && self.has_room(shard, *node);
-            self.takers[*rack].iter().map(|(_, node)| *node).find(may)
-        })
+    /// Whether `node` has a full copy of `shard`.
+    pub(crate) fn stands_on(&self, shard: usize, node: NodeIndex) -> bool {
+        self.copies[shard].iter().any(|copy| copy.node == node)
     }
 
-    /// Nodes that take copies, the least loaded of each rack first, racks by their least load.
-    pub(crate) fn takers(&self) -> impl Iterator<Item = NodeIndex> {
-        self.racks.iter().flat_map(|(_, rack)| self.takers[*rack].iter().map(|(_, node)| *node))
+    /// Whether the rules let a copy of `shard` go to `to`, zones and racks apart.
+    pub(crate) fn may_take(&self, shard: usize, to: NodeIndex) -> bool {
+        self.takes(to) && !self.has(shard, to) && self.has_room(shard, to)
     }
 
     /// Whether the shard gets its first copies here, which cost nothing.
@@ -161,114 +144,110 @@ impl<'a> Layout<'a> {
         self.problem.shards[shard].usage == ShardUse::Unassigned
     }
 
-    /// Whether moving the shard's copy away from `from` only rewrites the shard's last step.
-    pub(crate) fn is_fresh(&self, shard: usize, from: NodeIndex) -> bool {
-        let last = self.last_step[shard].map(|step| self.steps[step].action);
-        match last {
-            Some(Action::Move { to, .. } | Action::Add { to }) => to == from,
-            Some(Action::Promote { .. } | Action::Remove { .. }) | None => false,
+    /// Whether the shard may be touched at all.
+    pub(crate) fn is_movable(&self, shard: usize) -> bool {
+        match self.problem.shards[shard].usage {
+            ShardUse::Open | ShardUse::Unassigned => true,
+            ShardUse::Pinned | ShardUse::Unavailable => false,
         }
     }
 
-    /// A copy goes from one node to another.
-    pub(crate) fn relocate(&mut self, shard: usize, from: NodeIndex, to: NodeIndex, why: Why) {
+    /// Whether the shard had a full copy on `node` before the plan.
+    pub(crate) fn had(&self, shard: usize, node: NodeIndex) -> bool {
+        self.problem.shards[shard].copies.iter().any(|copy| copy.node == node)
+    }
+
+    /// Whether the copy on `node` is where the plan put it: to move it on costs nothing more.
+    pub(crate) fn is_fresh(&self, shard: usize, node: NodeIndex) -> bool {
+        !self.had(shard, node)
+    }
+
+    /// Whether the copy on `from` may come to `to` as far as primaryship goes. That of a copy which comes where one was before the
+    /// plan goes there first, so it must be able to lead.
+    pub(crate) fn may_inherit(&self, shard: usize, from: NodeIndex, to: NodeIndex) -> bool {
+        if self.is_new(shard) || !self.leads(shard, from) {
+            return true;
+        }
+        let copies = &self.problem.shards[shard].copies;
+        let is_origin = copies.first().is_some_and(|copy| copy.node == to);
+        let before = copies.iter().find(|copy| copy.node == to);
+        before.is_none_or(|copy| is_origin || (copy.in_sync && self.problem.nodes[to].usage.leads()))
+    }
+
+    /// Whether the shard's primary is on `node`.
+    pub(crate) fn leads(&self, shard: usize, node: NodeIndex) -> bool {
+        self.copies[shard].first().is_some_and(|copy| copy.node == node)
+    }
+
+    /// Shards that were changed, in the order in which that began.
+    pub(crate) fn touched(&self) -> &[usize] {
+        &self.touched
+    }
+
+    /// A copy goes from one node to another, and what it was goes with it.
+    pub(crate) fn relocate(&mut self, shard: usize, from: NodeIndex, to: NodeIndex) {
         let Some(place) = self.copies[shard].iter().position(|copy| copy.node == from) else { return };
-        self.copies[shard][place] = Copy { node: to, in_sync: true };
-        self.uncount(shard, from);
-        self.recount(shard, to);
+        let before = self.problem.shards[shard].copies.iter().find(|copy| copy.node == to);
+        self.copies[shard][place] = before.copied().unwrap_or(Copy { node: to, in_sync: true });
         if place == 0 && (self.problem.shards[shard].has_primary || self.is_new(shard)) {
             self.primaries[from] -= 1;
             self.primaries[to] += 1;
         }
-        if self.is_new(shard) {
-            return;
-        }
-        if self.is_fresh(shard, from)
-            && let Some(step) = self.last_step[shard]
-        {
-            let step = &mut self.steps[step].action;
-            *step = match *step {
-                Action::Move { from, .. } => Action::Move { from, to },
-                Action::Add { .. } => Action::Add { to },
-                other @ (Action::Promote { .. } | Action::Remove { .. }) => other,
-            };
-            return;
-        }
-        self.note(shard, Action::Move { from, to }, why);
-    }
-
-    /// Whether [`Layout::relocate`] would bring a copy back to where this plan took it from.
-    pub(crate) fn undoes(&self, shard: usize, from: NodeIndex, to: NodeIndex) -> bool {
-        let last = self.last_step[shard].map(|step| self.steps[step].action);
-        self.is_fresh(shard, from) && matches!(last, Some(Action::Move { from: origin, .. }) if origin == to)
+        self.uncount(shard, from);
+        self.recount(shard, to);
     }
 
     /// One copy more.
-    pub(crate) fn put(&mut self, shard: usize, to: NodeIndex, why: Why) {
+    pub(crate) fn put(&mut self, shard: usize, to: NodeIndex) {
         if self.copies[shard].is_empty() && self.is_new(shard) {
             self.primaries[to] += 1;
         }
         self.copies[shard].push(Copy { node: to, in_sync: true });
         self.recount(shard, to);
-        if !self.is_new(shard) {
-            self.note(shard, Action::Add { to }, why);
-        }
     }
 
     /// One copy less; not the primary.
-    pub(crate) fn take(&mut self, shard: usize, from: NodeIndex, why: Why) {
-        if self.copies[shard].iter().skip(1).any(|copy| copy.node == from) {
-            self.copies[shard].retain(|copy| copy.node != from);
+    pub(crate) fn take(&mut self, shard: usize, from: NodeIndex) {
+        if let Some(place) = self.copies[shard].iter().skip(1).position(|copy| copy.node == from) {
+            self.copies[shard].remove(place + 1);
             self.uncount(shard, from);
         }
-        self.note(shard, Action::Remove { from }, why);
+    }
+
+    /// An idle copy goes.
+    pub(crate) fn drop_idle(&mut self, shard: usize, node: NodeIndex) {
+        self.dropped.push((shard, node));
+        self.touch(shard);
     }
 
     /// Primaryship goes to another copy.
-    pub(crate) fn promote(&mut self, shard: usize, to: NodeIndex, why: Why) {
+    pub(crate) fn promote(&mut self, shard: usize, to: NodeIndex) {
         let Some(place) = self.copies[shard].iter().position(|copy| copy.node == to) else { return };
         let from = self.copies[shard][0].node;
         self.copies[shard].swap(0, place);
         self.primaries[from] -= 1;
         self.primaries[to] += 1;
-        if !self.is_new(shard) {
-            self.note(shard, Action::Promote { from, to }, why);
-        }
+        self.touch(shard);
     }
 
-    fn note(&mut self, shard: usize, action: Action, why: Why) {
-        self.last_step[shard] = Some(self.steps.len());
-        self.steps.push(Step { shard, action, why });
+    fn touch(&mut self, shard: usize) {
+        if !self.is_touched[shard] {
+            self.is_touched[shard] = true;
+            self.touched.push(shard);
+        }
     }
 
     fn recount(&mut self, shard: usize, node: NodeIndex) {
-        self.free_bytes[node] =
-            self.free_bytes[node].map(|free| free.saturating_sub(self.problem.shards[shard].bytes));
-        self.movable[node].insert(shard);
-        self.set_count(node, self.count[node] + 1);
+        let bytes = self.problem.shards[shard].bytes;
+        self.free_bytes[node] = self.free_bytes[node].map(|free| free.saturating_sub(bytes));
+        self.count[node] += 1;
+        self.touch(shard);
     }
 
     fn uncount(&mut self, shard: usize, node: NodeIndex) {
-        self.free_bytes[node] =
-            self.free_bytes[node].map(|free| free.saturating_add(self.problem.shards[shard].bytes));
-        self.movable[node].remove(&shard);
-        self.set_count(node, self.count[node] - 1);
-    }
-
-    fn set_count(&mut self, node: NodeIndex, count: u64) {
-        let rack = self.problem.nodes[node].rack;
-        let least = |layout: &Self| layout.takers[rack].first().map(|(load, _)| (*load, rack));
-        let (before, old_load) = (least(self), self.load(node));
-        self.count[node] = count;
-        if !self.takes(node) {
-            return;
-        }
-        self.takers[rack].remove(&(old_load, node));
-        let load = self.load(node);
-        self.takers[rack].insert((load, node));
-        if let Some(before) = before {
-            self.racks.remove(&before);
-        }
-        self.racks.extend(least(self));
+        let bytes = self.problem.shards[shard].bytes;
+        self.free_bytes[node] = self.free_bytes[node].map(|free| free.saturating_add(bytes));
+        self.count[node] -= 1;
+        self.touch(shard);
     }
 }

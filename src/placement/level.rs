@@ -1,145 +1,336 @@
-//! Evens out copies with the fewest moves: each move takes one copy from a node that has too many, or gives one to a node that
-//! has too few, and never makes another node uneven; so the sum of what is uneven falls with each, and the loop ends.
+//! Evens out copies with the fewest moves.
+//!
+//! Think of nodes as places and of each copy as a way from its node to every node that may take it. A node above its high mark
+//! has too many, one below its low mark too few; the nodes between may take one up to their share rounded up, and give one down
+//! to their share rounded down, at no harm. A plan is a flow from the nodes with too many to those with too few, which may pass
+//! through that slack; it costs the copies that end where they were not before.
+//!
+//! What costs nothing comes first: copies that are fresh, or that change places with another of their shard. Then direct ways:
+//! out of the fullest nodes, then into the emptiest. What is left is blocked by zones, racks or room, and goes by the cheapest chain of moves ([`super::chain`]). From
+//! where no chain leads anywhere, none ever will, since a later one can neither enter nor leave what was reached.
+//!
+//! Each move or chain takes one copy from a node that has too many or gives one to a node that has too few, and makes no other
+//! node uneven: so what is uneven falls with each, and the work ends.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use super::bound::Marks;
+use super::chain;
 use super::layout::{Counting, Layout};
-use super::problem::{NodeIndex, ShardUse, Why};
+use super::problem::NodeIndex;
 use super::shares::Shares;
 
-/// Takers tried for one giver before it counts as blocked; in each rack's order of load, so that the best come first.
-const MAX_TAKERS: usize = 64;
-
-/// Nodes tried as the middle of a chain.
-const MAX_MIDDLES: usize = 32;
-
-/// Whether copies lie outside of `upto_thousandths` of the shares.
-pub(crate) fn is_uneven(layout: &Layout<'_>, shares: &Shares, upto_thousandths: u64) -> bool {
-    (0..layout.count.len()).any(|node| {
-        too_many(layout, shares, node, upto_thousandths) > 0
-            || too_few(layout, shares, node, upto_thousandths) > 0
-    })
+/// What each node may come to hold, by the shares.
+#[derive(Debug)]
+pub(crate) struct Targets<'s> {
+    pub(crate) shares: &'s Shares,
+    /// Beyond these a node is uneven.
+    pub(crate) marks: Vec<Marks>,
+    /// Down to these a node may give, though it is even.
+    keep: Vec<u64>,
+    /// Up to these a node may take, though it is even.
+    fill: Vec<u64>,
 }
 
-/// Copies that must leave `node`.
-pub(crate) fn too_many(layout: &Layout<'_>, shares: &Shares, node: NodeIndex, upto_thousandths: u64) -> u64 {
-    if !layout.problem.nodes[node].usage.gives() {
-        return 0;
+impl<'s> Targets<'s> {
+    pub(crate) fn of(layout: &Layout<'_>, shares: &'s Shares, upto_thousandths: u64) -> Self {
+        let nodes = 0..layout.count.len();
+        let marks = nodes.clone().map(|node| Marks {
+            low: if layout.takes(node) { shares.low(node, upto_thousandths) } else { 0 },
+            high: match layout.problem.nodes[node].usage.gives() {
+                true => shares.high(node, upto_thousandths),
+                false => u64::MAX,
+            },
+        });
+        let keep = nodes.clone().map(|node| match layout.takes(node) {
+            true => shares.floor(node),
+            // A node that can't take copies is bounded by what it has: below its share it would lower that share.
+            false => shares.ceil(node),
+        });
+        let fill = nodes.map(|node| if layout.takes(node) { shares.ceil(node) } else { 0 });
+        Self { shares, marks: marks.collect(), keep: keep.collect(), fill: fill.collect() }
     }
-    layout.count[node].saturating_sub(shares.high(node, upto_thousandths))
-}
 
-/// Copies that must come to `node`.
-pub(crate) fn too_few(layout: &Layout<'_>, shares: &Shares, node: NodeIndex, upto_thousandths: u64) -> u64 {
-    if !layout.takes(node) {
-        return 0;
+    /// Whether any node is outside of its marks.
+    pub(crate) fn are_missed(&self, layout: &Layout<'_>) -> bool {
+        let nodes = layout.count.iter().zip(&self.marks);
+        nodes.into_iter().any(|(count, marks)| *count > marks.high || *count < marks.low)
     }
-    shares.low(node, upto_thousandths).saturating_sub(layout.count[node])
 }
 
-/// Moves copies until no node is uneven beyond `upto_thousandths`, or none that is can be helped.
-pub(crate) fn level_copies(layout: &mut Layout<'_>, shares: &Shares, upto_thousandths: u64) {
-    let nodes = layout.count.len();
-    let is_settled = layout.problem.shards.iter().all(|shard| shard.usage != ShardUse::Pinned);
-    let mut given_up = vec![false; nodes];
-    // Each move makes copies more even, and between two of them each node is given up once at most: it ends well before that.
-    for _ in 0..layout.count.iter().sum::<u64>().saturating_mul(nodes as u64 + 1) {
-        let excess = |node: &NodeIndex| (shares.excess(*node, layout.count[*node]), std::cmp::Reverse(*node));
-        let is_over =
-            |node: &NodeIndex| !given_up[*node] && too_many(layout, shares, *node, upto_thousandths) > 0;
-        let is_under =
-            |node: &NodeIndex| !given_up[*node] && too_few(layout, shares, *node, upto_thousandths) > 0;
-        let (node, is_moved) = if let Some(from) = (0..nodes).filter(is_over).max_by_key(excess) {
-            (from, give(layout, shares, from) || (is_settled && give_by_chain(layout, shares, from)))
-        } else if let Some(to) = (0..nodes).filter(is_under).min_by_key(excess) {
-            (to, receive(layout, shares, to))
-        } else {
-            return;
-        };
-        if is_moved {
-            // What moved may have cleared the way for others.
-            given_up.fill(false);
-        } else {
-            given_up[node] = true;
+/// Nodes that may take copies: by rack, the emptiest for its share first.
+#[derive(Debug, Default)]
+struct Sinks {
+    nodes: Vec<BTreeSet<(i128, NodeIndex)>>,
+    racks: BTreeSet<(i128, usize)>,
+}
+
+impl Sinks {
+    fn change(&mut self, rack: usize, change: impl FnOnce(&mut BTreeSet<(i128, NodeIndex)>)) {
+        let before = self.nodes[rack].first().map(|(excess, _)| (*excess, rack));
+        change(&mut self.nodes[rack]);
+        let now = self.nodes[rack].first().map(|(excess, _)| (*excess, rack));
+        if before != now {
+            before.iter().for_each(|key| drop(self.racks.remove(key)));
+            self.racks.extend(now);
         }
     }
+
+    /// The emptiest that may take `shard`'s copy from `from`.
+    fn sink(&self, layout: &Layout<'_>, shard: usize, from: NodeIndex) -> Option<NodeIndex> {
+        self.racks.iter().find_map(|(_, rack)| {
+            if !layout.is_spread_in(shard, *rack, Some(from), Counting::All) {
+                return None;
+            }
+            self.nodes[*rack]
+                .iter()
+                .map(|(_, node)| *node)
+                .find(|node| layout.may_take(shard, *node) && layout.may_inherit(shard, from, *node))
+        })
+    }
 }
 
-/// What moving the copy costs: nothing while it is only planned, else a copying, with a primary also a hand-over.
-fn cost(layout: &Layout<'_>, shard: usize, from: NodeIndex) -> u8 {
-    let is_planned = layout.is_new(shard) || layout.is_fresh(shard, from);
-    let leads = layout.copies[shard].first().is_some_and(|copy| copy.node == from);
-    if is_planned { 0 } else { 1 + u8::from(leads) }
+/// Levelling under way.
+#[derive(Debug)]
+pub(crate) struct Level<'l, 'a, 's> {
+    pub(crate) layout: &'l mut Layout<'a>,
+    pub(crate) targets: &'s Targets<'s>,
+    /// Shards of each node that may be touched.
+    pub(crate) held: Vec<Vec<usize>>,
+    /// Copies above high marks, and those missing below low marks.
+    pub(crate) too_many: u64,
+    pub(crate) too_few: u64,
+    over: BTreeSet<(Reverse<i128>, NodeIndex)>,
+    under: Sinks,
+    slack: Sinks,
+    /// Those that may give, the fullest first.
+    spare: BTreeSet<(Reverse<i128>, NodeIndex)>,
 }
 
-/// The cheapest shard of `from` that fits `to`.
-fn shard_for(layout: &Layout<'_>, from: NodeIndex, to: NodeIndex, except: Option<usize>) -> Option<usize> {
-    let fits = |shard: &usize| {
-        Some(*shard) != except
-            && !layout.has(*shard, to)
-            && layout.is_spread(*shard, to, Some(from), Counting::All)
-            && layout.has_room(*shard, to)
-            && !layout.undoes(*shard, from, to)
-    };
-    let mut best: Option<(u8, usize)> = None;
-    for shard in layout.movable[from].iter().copied() {
-        let cost = cost(layout, shard, from);
-        if best.is_none_or(|(least, _)| cost < least) && fits(&shard) {
-            best = Some((cost, shard));
-            // Nothing is cheaper than a copy that is only planned; a replica is the cheapest otherwise.
-            if cost == 0 {
-                break;
+/// Moves copies until no node is uneven, or none that is can be helped. `may_chain`: by chains that cost more than one copy too.
+pub(crate) fn level_copies(layout: &mut Layout<'_>, targets: &Targets<'_>, may_chain: bool) {
+    let mut level = Level::of(layout, targets);
+    level.reaim_fresh();
+    if level.is_uneven() && !level.layout.touched().is_empty() {
+        chain::level_at_no_cost(&mut level);
+    }
+    level.give();
+    level.receive();
+    if level.is_uneven() {
+        chain::level_by_chains(&mut level, if may_chain { u32::MAX } else { 1 });
+    }
+}
+
+impl<'l, 'a, 's> Level<'l, 'a, 's> {
+    fn of(layout: &'l mut Layout<'a>, targets: &'s Targets<'s>) -> Self {
+        let nodes = layout.count.len();
+        let racks = layout.problem.zone_of_rack.len();
+        let mut held = vec![Vec::new(); nodes];
+        for (shard, copies) in layout.copies.iter().enumerate().filter(|(id, _)| layout.is_movable(*id)) {
+            copies.iter().for_each(|copy| held[copy.node].push(shard));
+        }
+        let sinks = || Sinks { nodes: vec![BTreeSet::new(); racks], racks: BTreeSet::new() };
+        let mut level = Self {
+            layout,
+            targets,
+            held,
+            too_many: 0,
+            too_few: 0,
+            over: BTreeSet::new(),
+            under: sinks(),
+            slack: sinks(),
+            spare: BTreeSet::new(),
+        };
+        (0..nodes).for_each(|node| level.enter(node));
+        level
+    }
+
+    fn is_uneven(&self) -> bool {
+        self.too_many > 0 || self.too_few > 0
+    }
+
+    /// Nodes that have too many, the fullest first.
+    pub(crate) fn too_full(&self) -> Vec<NodeIndex> {
+        let mut full: Vec<NodeIndex> =
+            (0..self.layout.count.len()).filter(|node| self.is_over(*node)).collect();
+        full.sort_by_key(|node| (Reverse(self.excess(*node)), *node));
+        full
+    }
+
+    fn excess(&self, node: NodeIndex) -> i128 {
+        self.targets.shares.excess(node, self.layout.count[node])
+    }
+
+    pub(crate) fn is_over(&self, node: NodeIndex) -> bool {
+        self.layout.count[node] > self.targets.marks[node].high
+    }
+
+    pub(crate) fn is_under(&self, node: NodeIndex) -> bool {
+        self.layout.count[node] < self.targets.marks[node].low
+    }
+
+    /// Whether the node may take one more without becoming uneven.
+    pub(crate) fn has_slack(&self, node: NodeIndex) -> bool {
+        self.layout.count[node] < self.targets.fill[node]
+    }
+
+    /// Whether the node may give one without becoming uneven.
+    pub(crate) fn is_spare(&self, node: NodeIndex) -> bool {
+        self.layout.problem.nodes[node].usage.gives() && self.layout.count[node] > self.targets.keep[node]
+    }
+
+    fn enter(&mut self, node: NodeIndex) {
+        let (count, marks, excess) = (self.layout.count[node], self.targets.marks[node], self.excess(node));
+        self.too_many += count.saturating_sub(marks.high);
+        self.too_few += marks.low.saturating_sub(count);
+        let rack = self.layout.problem.nodes[node].rack;
+        if self.is_over(node) {
+            self.over.insert((Reverse(excess), node));
+        }
+        if self.is_spare(node) {
+            self.spare.insert((Reverse(excess), node));
+        }
+        if self.is_under(node) {
+            self.under.change(rack, |nodes| drop(nodes.insert((excess, node))));
+        } else if self.has_slack(node) {
+            self.slack.change(rack, |nodes| drop(nodes.insert((excess, node))));
+        }
+    }
+
+    fn leave(&mut self, node: NodeIndex) {
+        let (count, marks, excess) = (self.layout.count[node], self.targets.marks[node], self.excess(node));
+        self.too_many -= count.saturating_sub(marks.high);
+        self.too_few -= marks.low.saturating_sub(count);
+        let rack = self.layout.problem.nodes[node].rack;
+        self.over.remove(&(Reverse(excess), node));
+        self.spare.remove(&(Reverse(excess), node));
+        if self.is_under(node) {
+            self.under.change(rack, |nodes| drop(nodes.remove(&(excess, node))));
+        } else if self.has_slack(node) {
+            self.slack.change(rack, |nodes| drop(nodes.remove(&(excess, node))));
+        }
+    }
+
+    /// Moves the copy of `shard` that stands at `place` of what `from` holds.
+    fn shift(&mut self, from: NodeIndex, place: usize, to: NodeIndex) {
+        let shard = self.held[from].swap_remove(place);
+        self.leave(from);
+        self.leave(to);
+        self.layout.relocate(shard, from, to);
+        self.enter(from);
+        self.enter(to);
+        self.held[to].push(shard);
+    }
+
+    /// Moves the copy of `shard` from one node to another.
+    pub(crate) fn shift_shard(&mut self, shard: usize, from: NodeIndex, to: NodeIndex) {
+        if let Some(place) = self.held[from].iter().position(|held| *held == shard) {
+            self.shift(from, place, to);
+        }
+    }
+
+    /// Where a copy that `from` has too many of may go: to a node that has too few; or, where there are not so many of these,
+    /// to one that has place.
+    fn sink(&self, shard: usize, from: NodeIndex) -> Option<NodeIndex> {
+        let under = self.under.sink(self.layout, shard, from);
+        let may_rest = self.too_many > self.too_few;
+        under.or_else(|| self.slack.sink(self.layout, shard, from).filter(|_| may_rest))
+    }
+
+    /// Copies that the plan put somewhere go elsewhere where that is better: it costs nothing.
+    fn reaim_fresh(&mut self) {
+        for place in 0..self.layout.touched().len() {
+            let shard = self.layout.touched()[place];
+            if self.too_many == 0 && self.too_few == 0 {
+                return;
+            }
+            if !self.layout.is_movable(shard) {
+                continue;
+            }
+            let fresh: Vec<NodeIndex> = self.layout.copies[shard].iter().map(|copy| copy.node).collect();
+            for from in fresh.into_iter().filter(|node| self.layout.problem.nodes[*node].usage.gives()) {
+                let to = match (self.layout.is_fresh(shard, from), self.is_over(from), self.is_spare(from)) {
+                    (true, true, _) => self.sink(shard, from),
+                    (true, false, true) => self.under.sink(self.layout, shard, from),
+                    _ => None,
+                };
+                if let Some(to) = to {
+                    self.shift_shard(shard, from, to);
+                }
             }
         }
     }
-    best.map(|(_, shard)| shard)
-}
 
-fn has_place(layout: &Layout<'_>, shares: &Shares, node: NodeIndex) -> bool {
-    layout.count[node] < shares.ceil(node)
-}
-
-fn give(layout: &mut Layout<'_>, shares: &Shares, from: NodeIndex) -> bool {
-    let mut takers: Vec<NodeIndex> = layout.takers().filter(|to| has_place(layout, shares, *to)).collect();
-    takers.sort_by_key(|to| (shares.excess(*to, layout.count[*to]), *to));
-    let found =
-        takers.iter().take(MAX_TAKERS).find_map(|to| Some((shard_for(layout, from, *to, None)?, *to)));
-    if let Some((shard, to)) = found {
-        layout.relocate(shard, from, to, Why::Level);
-    }
-    found.is_some()
-}
-
-fn receive(layout: &mut Layout<'_>, shares: &Shares, to: NodeIndex) -> bool {
-    let spares = |node: &NodeIndex| {
-        // A node that can't take copies is bounded by what it has: below its share it would lower that share.
-        let keeps = if layout.takes(*node) { shares.floor(*node) } else { shares.ceil(*node) };
-        layout.problem.nodes[*node].usage.gives() && layout.count[*node] > keeps
-    };
-    let mut givers: Vec<NodeIndex> = (0..layout.count.len()).filter(spares).collect();
-    givers.sort_by_key(|from| (std::cmp::Reverse(shares.excess(*from, layout.count[*from])), *from));
-    let found = givers.iter().find_map(|from| Some((shard_for(layout, *from, to, None)?, *from)));
-    if let Some((shard, from)) = found {
-        layout.relocate(shard, from, to, Why::Level);
-    }
-    found.is_some()
-}
-
-/// `from` gives to a node in between, which gives another shard to one that has place.
-fn give_by_chain(layout: &mut Layout<'_>, shares: &Shares, from: NodeIndex) -> bool {
-    let ends: Vec<NodeIndex> =
-        layout.takers().filter(|to| has_place(layout, shares, *to)).take(MAX_TAKERS).collect();
-    let middles: Vec<NodeIndex> = layout
-        .takers()
-        .filter(|node| *node != from && layout.problem.nodes[*node].usage.gives() && !ends.contains(node))
-        .take(MAX_MIDDLES)
-        .collect();
-    for middle in middles {
-        let Some(first) = shard_for(layout, from, middle, None) else { continue };
-        let second = ends.iter().find_map(|to| Some((shard_for(layout, middle, *to, Some(first))?, *to)));
-        if let Some((second, to)) = second {
-            layout.relocate(second, middle, to, Why::Level);
-            layout.relocate(first, from, middle, Why::Level);
-            return true;
+    /// Nodes that have too many give them away, the fullest first.
+    fn give(&mut self) {
+        while let Some((_, from)) = self.over.first().copied() {
+            // Whatever does not fit now will not later: places only fill up meanwhile. Replicas first, which cost no hand-over.
+            for leads in [false, true] {
+                let mut place = 0;
+                while self.is_over(from) && place < self.held[from].len() {
+                    let shard = self.held[from][place];
+                    let may_go = self.layout.leads(shard, from) == leads;
+                    match self.sink(shard, from).filter(|_| may_go) {
+                        Some(to) => self.shift(from, place, to),
+                        None => place += 1,
+                    }
+                }
+            }
+            if self.is_over(from) {
+                self.over.remove(&(Reverse(self.excess(from)), from));
+            }
         }
     }
-    false
+
+    /// Nodes that have too few are given, the emptiest first, by the fullest.
+    fn receive(&mut self) {
+        let mut lacking: Vec<(i128, NodeIndex)> = self.under.nodes.iter().flatten().copied().collect();
+        lacking.sort_unstable();
+        // By giver: how far its shards were looked through for the taker at hand.
+        let mut looked = vec![(false, 0); self.layout.count.len()];
+        for (_, to) in lacking {
+            let mut asked = Vec::new();
+            let mut exhausted = Vec::new();
+            while self.is_under(to)
+                && let Some(key @ (_, from)) = self.spare.first().copied()
+            {
+                asked.push(from);
+                match self.next_for(to, from, &mut looked[from]) {
+                    Some(place) => self.shift(from, place, to),
+                    None => {
+                        self.spare.remove(&key);
+                        exhausted.push(from);
+                    }
+                }
+            }
+            asked.into_iter().for_each(|from| looked[from] = (false, 0));
+            let spare = exhausted.into_iter().filter(|from| self.is_spare(*from));
+            let spare: Vec<_> = spare.map(|from| (Reverse(self.excess(from)), from)).collect();
+            self.spare.extend(spare);
+        }
+    }
+
+    /// Place of the next shard of `from` that fits `to`: replicas first, primaries after.
+    fn next_for(&self, to: NodeIndex, from: NodeIndex, looked: &mut (bool, usize)) -> Option<usize> {
+        let rack = self.layout.problem.nodes[to].rack;
+        loop {
+            let (leads, place) = *looked;
+            let Some(shard) = self.held[from].get(place).copied() else {
+                if leads {
+                    return None;
+                }
+                *looked = (true, 0);
+                continue;
+            };
+            let fits = self.layout.leads(shard, from) == leads
+                && self.layout.may_take(shard, to)
+                && self.layout.may_inherit(shard, from, to)
+                && self.layout.is_spread_in(shard, rack, Some(from), Counting::All);
+            if fits {
+                return Some(place);
+            }
+            looked.1 += 1;
+        }
+    }
 }

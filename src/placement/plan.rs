@@ -131,7 +131,7 @@ pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, optio
         },
         assigned: assigned.collect(),
         is_levelling: steps.iter().any(|step| !step.why.is_forced()),
-        forced: steps.iter().filter(|step| step.why.is_forced()).count(),
+        forced: steps.iter().take_while(|step| step.why.is_forced()).count(),
     }
 }
 

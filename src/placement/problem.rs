@@ -3,8 +3,13 @@
 //! Nodes are numbered in ascending order of their ids and shards of theirs, so that the same state gives the same problem in
 //! whatever order it was told.
 
+use smallvec::SmallVec;
+
 /// A node's number in a [`Problem`].
 pub(crate) type NodeIndex = usize;
+
+/// A shard's copies: hardly ever more than these, so that a hundred thousand shards are one piece of memory.
+pub(crate) type Copies = SmallVec<[Copy; 4]>;
 
 /// What may be done with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +111,7 @@ pub(crate) struct ShardSpec {
     /// Whether it may be touched.
     pub(crate) usage: ShardUse,
     /// Full copies (primary first where there is one). A node stands here once at most.
-    pub(crate) copies: Vec<Copy>,
+    pub(crate) copies: Copies,
     /// Whether the first copy is the primary.
     pub(crate) has_primary: bool,
     /// Copies that are neither full nor being filled: to be readmitted or removed.

@@ -175,7 +175,7 @@ mod tests {
         };
         let shard = ShardSpec {
             usage: ShardUse::Open,
-            copies: Vec::new(),
+            copies: Default::default(),
             has_primary: false,
             idle: Vec::new(),
             barred: Vec::new(),

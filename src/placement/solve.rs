@@ -1,12 +1,17 @@
 //! From a problem to steps: restore the rules, level copies, level primaries.
 
+use super::bound::lower_bound;
 use super::forced::{self, Unplaced};
 use super::hashed;
 use super::layout::Layout;
-use super::level::{self, level_copies, too_few, too_many};
+use super::level::{Targets, level_copies};
 use super::primaries::{self, level_primaries};
-use super::problem::{Action, NodeIndex, Problem, ShardUse, Step, Tolerance};
+use super::problem::{Blocked, NodeIndex, Problem, ShardUse, Step, Tolerance};
 use super::shares::Shares;
+use super::steps::{settle_primaries, steps};
+
+/// Rounds of restoring and levelling: what had no room may find some once copies were levelled away.
+const MAX_ROUNDS: usize = 4;
 
 /// When levelling begins and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub(crate) struct Solution {
     pub(crate) assigned: Vec<(usize, Vec<usize>)>,
     /// Copies on each node before.
     pub(crate) before: Vec<u64>,
-    /// No plan that restores the rules and levels copies as far has fewer moves.
+    /// No plan that restores the rules and levels copies as far copies less often.
     pub(crate) lower_bound: u64,
     /// What stays as it is although a rule wants otherwise.
     pub(crate) unplaced: Unplaced,
@@ -43,59 +48,75 @@ pub(crate) fn solve_by_orders(problem: &Problem, orders: &[Vec<NodeIndex>]) -> S
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let unplaced = forced::force(&mut layout);
-    let lower_bound = copies_moved(&layout);
+    let lower_bound = lower_bound(&layout, &before, None);
     hashed::follow(&mut layout, orders);
-    told(layout, before, lower_bound, unplaced)
+    settle_primaries(&mut layout);
+    forced::leave_maintenance(&mut layout);
+    hashed::lead(&mut layout, orders);
+    told(layout, before, None, lower_bound, unplaced)
 }
 
 /// Solves `problem`; without `levelling` only rules are restored.
 pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution {
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
-    let unplaced = forced::force(&mut layout);
-    let mut lower_bound = copies_moved(&layout);
+    let mut unplaced = forced::force(&mut layout);
+    let levelled = levelling.and_then(|levelling| level(&mut layout, levelling, &mut unplaced));
+    settle_primaries(&mut layout);
+    forced::leave_maintenance(&mut layout);
     if let Some(levelling) = levelling {
-        let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
-        if has_new(problem) || level::is_uneven(&layout, &shares, levelling.start.upto_thousandths) {
-            let upto = levelling.stop.upto_thousandths;
-            let replaced = |node: usize| before[node].saturating_sub(layout.count[node]);
-            let giving = |node: usize| match problem.nodes[node].usage.gives() {
-                true => before[node].saturating_sub(shares.high(node, upto)),
-                false => replaced(node),
-            };
-            let uneven = (0..before.len()).any(|node| {
-                too_many(&layout, &shares, node, upto) > 0 || too_few(&layout, &shares, node, upto) > 0
-            });
-            if uneven && !has_new(problem) {
-                lower_bound = lower_bound.max((0..before.len()).map(giving).sum());
-            }
-            level_copies(&mut layout, &shares, upto);
-            // A copy that came by levelling may be the first that can lead in place of a node in maintenance.
-            let is_open = |id: &usize| problem.shards[*id].usage == ShardUse::Open;
-            (0..problem.shards.len())
-                .filter(is_open)
-                .for_each(|id| forced::leave_maintenance(&mut layout, id));
-        }
         let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
-        if has_new(problem) || primaries::is_uneven(&layout, &shares, levelling.start.upto_thousandths) {
-            level_primaries(&mut layout, &shares, levelling.stop.upto_thousandths);
+        let (start, stop) = (levelling.start.upto_thousandths, levelling.stop.upto_thousandths);
+        if has_new(problem) || primaries::are_uneven(&layout, &shares, start) {
+            level_primaries(&mut layout, &shares, stop);
         }
     }
-    told(layout, before, lower_bound, unplaced)
+    let marks = levelled.as_ref().and_then(|(shares, upto)| {
+        let targets = Targets::of(&layout, shares, *upto);
+        (!targets.are_missed(&layout)).then_some(targets.marks)
+    });
+    let lower_bound = lower_bound(&layout, &before, marks.as_deref());
+    told(layout, before, levelled.map(|(shares, _)| shares), lower_bound, unplaced)
 }
 
-fn told(layout: Layout<'_>, before: Vec<u64>, lower_bound: u64, unplaced: Unplaced) -> Solution {
+/// Levels copies where that may begin. Answers the shares that they were levelled to, and up to which thousandths of these.
+fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced) -> Option<(Shares, u64)> {
+    let problem = layout.problem;
+    let stop = levelling.stop.upto_thousandths;
+    let may_chain = problem.shards.iter().all(|shard| shard.usage != ShardUse::Pinned);
+    let mut shares = Shares::of_copies(problem, &layout.caps, &layout.count);
+    let begins = Targets::of(layout, &shares, levelling.start.upto_thousandths).are_missed(layout);
+    if !begins && !has_new(problem) {
+        return None;
+    }
+    for _ in 0..MAX_ROUNDS {
+        level_copies(layout, &Targets::of(layout, &shares, stop), may_chain);
+        let (roomless, others): (Unplaced, Unplaced) =
+            unplaced.iter().partition(|(_, why)| *why == Blocked::NoRoom);
+        let still = forced::force_these(layout, roomless.iter().map(|(shard, _)| *shard).collect());
+        let is_settled = still.len() == roomless.len();
+        *unplaced = others.into_iter().chain(still).collect();
+        if is_settled {
+            break;
+        }
+        shares = Shares::of_copies(problem, &layout.caps, &layout.count);
+    }
+    Some((shares, stop))
+}
+
+fn told(
+    layout: Layout<'_>,
+    before: Vec<u64>,
+    shares: Option<Shares>,
+    lower_bound: u64,
+    unplaced: Unplaced,
+) -> Solution {
     let is_new = |id: &usize| layout.is_new(*id) && !layout.copies[*id].is_empty();
     let assigned = (0..layout.copies.len()).filter(is_new);
     let assigned =
         assigned.map(|id| (id, layout.copies[id].iter().map(|copy| copy.node).collect())).collect();
-    let lower_bound = lower_bound.min(copies_moved(&layout));
-    Solution { assigned, before, lower_bound, unplaced, steps: layout.steps }
-}
-
-/// Steps so far that are more than a hand-over.
-fn copies_moved(layout: &Layout<'_>) -> u64 {
-    layout.steps.iter().filter(|step| !matches!(step.action, Action::Promote { .. })).count() as u64
+    let steps = steps(&layout, &before, shares.as_ref());
+    Solution { steps, assigned, before, lower_bound, unplaced }
 }
 
 fn has_new(problem: &Problem) -> bool {

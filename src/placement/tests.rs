@@ -1,10 +1,19 @@
 //! The solver on small and random problems: rules kept, fewest moves, stable under repetition and order.
 
+mod oracle;
+mod quality;
+
 use proptest::prelude::*;
 
 use super::caps::Caps;
-use super::problem::{Action, Blocked, Copy, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse, Why};
+use super::problem::{Action, Blocked, Copies, Copy, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse, Why};
 use super::solve::{Levelling, Solution, solve};
+
+/// So many random cases; `CASES` multiplies them.
+fn cases(number: u32) -> ProptestConfig {
+    let times: u32 = std::env::var("CASES").map_or(1, |times| times.parse().unwrap());
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(number * times) }
+}
 
 fn node(weight: u64, rack: usize) -> NodeSpec {
     NodeSpec { weight, rack, usage: NodeUse::Open, free_bytes: None }
@@ -13,7 +22,7 @@ fn node(weight: u64, rack: usize) -> NodeSpec {
 fn unassigned() -> ShardSpec {
     ShardSpec {
         usage: ShardUse::Unassigned,
-        copies: Vec::new(),
+        copies: Copies::new(),
         has_primary: false,
         idle: Vec::new(),
         barred: Vec::new(),
@@ -227,7 +236,7 @@ fn dead_nodes_copies_are_replaced_the_shards_in_danger_first() {
     let mut problem = settled(40, vec![node(1_000, 0); 6]);
     for (id, shard) in problem.shards.iter_mut().enumerate() {
         let nodes = if id % 4 == 0 { [2, 0, 1] } else { [4, id % 2, 2 + id % 2] };
-        shard.copies = nodes.map(|node| Copy { node, in_sync: true }).to_vec();
+        shard.copies = nodes.map(|node| Copy { node, in_sync: true }).into_iter().collect();
     }
     for dead in [0, 1] {
         problem.nodes[dead].usage = NodeUse::Dead;
@@ -285,7 +294,7 @@ prop_compose! {
         shards in prop::collection::vec(prop::collection::vec(0_usize..1_000, 1..5), 0..60),
     ) -> Problem {
         let shards = shards.into_iter().map(|draws| {
-            let mut copies: Vec<Copy> = Vec::new();
+            let mut copies = Copies::new();
             for draw in draws {
                 let node = draw % nodes.len();
                 if copies.iter().all(|copy| copy.node != node) {
@@ -308,7 +317,7 @@ prop_compose! {
 fn a_node_that_still_deletes_a_copy_is_not_planned_to_take_another() {
     let mut problem = fresh(1, vec![node(1_000, 0), node(1_000, 1), node(1_000, 2)]);
     problem.replication_factor = 2;
-    let copies = vec![Copy { node: 0, in_sync: true }];
+    let copies = Copies::from_iter([Copy { node: 0, in_sync: true }]);
     problem.nodes[2].usage = NodeUse::Dead;
     problem.shards[0] =
         ShardSpec { usage: ShardUse::Open, copies, has_primary: true, barred: vec![1], ..unassigned() };
@@ -320,11 +329,13 @@ fn a_node_that_still_deletes_a_copy_is_not_planned_to_take_another() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(192) })]
+    #![proptest_config(cases(192))]
 
     #[test]
     fn plans_keep_the_rules_and_planning_again_gives_nothing(mut problem in problems()) {
         let wanted = problem.replication_factor;
+        // Where a copy that is out of sync goes, its node may be the best to be filled anew: but only once it is gone.
+        let is_final = problem.shards.iter().all(|shard| shard.copies.iter().all(|copy| copy.in_sync));
         let solution = solve(&problem, Some(Levelling::FULL));
         let data_moves = solution.steps.iter().filter(|step| !matches!(step.action, Action::Promote { .. })).count();
         prop_assert!(solution.lower_bound <= data_moves as u64);
@@ -337,7 +348,12 @@ proptest! {
             }
         }
         let again = solve(&problem, Some(Levelling::FULL));
-        prop_assert_eq!(again.steps, vec![]);
+        if is_final {
+            prop_assert_eq!(again.steps, vec![]);
+        } else {
+            carry_out(&mut problem, &again);
+            prop_assert_eq!(solve(&problem, Some(Levelling::FULL)).steps, vec![]);
+        }
     }
 
     #[test]

@@ -1,0 +1,252 @@
+//! Levelling where nothing fits directly: the cheapest chain of moves, found by a search over the nodes.
+//!
+//! From a node each of its copies leads to the nodes that may take it. That costs one where the copy had stood there before the
+//! plan and comes to where none stood; else nothing. Nodes with slack are joined by a hub: one of them takes a copy more, another gives
+//! one. Among the cheapest chains the shortest is taken, in which no shard moves twice over the same zone or rack.
+//!
+//! A search costs at most one look at every copy and rack; it ends at the first node that it is looking for.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::layout::Counting;
+use super::level::Level;
+use super::problem::NodeIndex;
+
+/// Copies that a chain costs, and its moves.
+type Cost = (u32, u32);
+
+/// How a node was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Via {
+    /// The search began here.
+    Start,
+    /// By a copy from another node.
+    Move { shard: usize, from: NodeIndex },
+    /// It gives one, since another node took one.
+    Hub,
+}
+
+/// A move of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    shard: usize,
+    from: NodeIndex,
+    to: NodeIndex,
+}
+
+/// What a search found.
+enum Found {
+    /// Its moves, from the start.
+    Chain(Vec<Link>),
+    /// No chain leads anywhere from these.
+    Nothing(Vec<NodeIndex>),
+}
+
+/// Takes copies from whoever has too many, then gives copies to whoever has too few, by chains that cost at most `most` copies.
+pub(crate) fn level_by_chains(level: &mut Level<'_, '_, '_>, most: u32) {
+    let bounds = Bounds { most, held: None };
+    level_within(level, bounds);
+}
+
+/// The same by chains that cost nothing, since they only send elsewhere what the plan changes anyway.
+pub(crate) fn level_at_no_cost(level: &mut Level<'_, '_, '_>) {
+    let mut held = vec![Vec::new(); level.layout.count.len()];
+    for shard in level.layout.touched().iter().copied().filter(|shard| level.layout.is_movable(*shard)) {
+        level.layout.copies[shard].iter().for_each(|copy| held[copy.node].push(shard));
+    }
+    level_within(level, Bounds { most: 0, held: Some(held) });
+}
+
+/// How far a search goes.
+struct Bounds {
+    /// Copies that a chain may cost.
+    most: u32,
+    /// The only shards that are looked at, by node; some may have left it. None: all.
+    held: Option<Vec<Vec<usize>>>,
+}
+
+impl Bounds {
+    /// Whether what was not reached can't be reached later either, by chains that cost as little.
+    fn is_final(&self) -> bool {
+        self.most == 0 || self.most == u32::MAX
+    }
+}
+
+fn level_within(level: &mut Level<'_, '_, '_>, mut bounds: Bounds) {
+    let mut closed = vec![false; level.layout.count.len()];
+    for start in level.too_full() {
+        while level.is_over(start) && !closed[start] && follow(level, Some(start), &mut closed, &mut bounds) {
+        }
+    }
+    while level.too_few > 0 && follow(level, None, &mut closed, &mut bounds) {}
+}
+
+/// One chain, from `start`, or from wherever a copy can be spared. Answers whether it was found.
+fn follow(
+    level: &mut Level<'_, '_, '_>,
+    start: Option<NodeIndex>,
+    closed: &mut [bool],
+    bounds: &mut Bounds,
+) -> bool {
+    match Search::new(level, closed, bounds).run(start) {
+        Found::Chain(links) => {
+            let fits = |level: &Level<'_, '_, '_>, link: &Link| {
+                level.layout.may_take(link.shard, link.to)
+                    && level.layout.may_inherit(link.shard, link.from, link.to)
+                    && level.layout.is_spread(link.shard, link.to, Some(link.from), Counting::All)
+            };
+            // From the end, so that each finds its place free.
+            for link in links.iter().rev() {
+                if !fits(level, link) {
+                    start.into_iter().for_each(|start| closed[start] = true);
+                    return false;
+                }
+                level.shift_shard(link.shard, link.from, link.to);
+                bounds.held.iter_mut().for_each(|held| held[link.to].push(link.shard));
+            }
+            true
+        }
+        Found::Nothing(reached) => {
+            let reached = reached.into_iter().filter(|node| bounds.is_final() || Some(*node) == start);
+            reached.for_each(|node| closed[node] = true);
+            false
+        }
+    }
+}
+
+struct Search<'c, 'v, 'l, 'a, 's> {
+    level: &'v Level<'l, 'a, 's>,
+    closed: &'c [bool],
+    bounds: &'c Bounds,
+    label: Vec<Option<(Cost, Via)>>,
+    /// Who took the copy that the hub passes on.
+    hub: Option<NodeIndex>,
+    is_hub_reached: bool,
+    queue: BinaryHeap<Reverse<(Cost, NodeIndex)>>,
+    /// Takers by rack that were not reached at no more cost than the node from which one looks.
+    free: Vec<Vec<NodeIndex>>,
+    /// Takers by rack that were not reached at all.
+    fresh: Vec<Vec<NodeIndex>>,
+}
+
+impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
+    fn new(level: &'v Level<'l, 'a, 's>, closed: &'c [bool], bounds: &'c Bounds) -> Self {
+        let nodes = level.layout.count.len();
+        let mut takers = vec![Vec::new(); level.layout.problem.zone_of_rack.len()];
+        for node in (0..nodes).filter(|node| level.layout.takes(*node) && !closed[*node]) {
+            takers[level.layout.problem.nodes[node].rack].push(node);
+        }
+        Self {
+            level,
+            closed,
+            bounds,
+            label: vec![None; nodes],
+            hub: None,
+            is_hub_reached: false,
+            queue: BinaryHeap::new(),
+            free: takers.clone(),
+            fresh: takers,
+        }
+    }
+
+    fn run(mut self, start: Option<NodeIndex>) -> Found {
+        match start {
+            Some(start) => self.reach(start, (0, 0), Via::Start),
+            None => self.reach_by_hub((0, 0), None),
+        }
+        while let Some(Reverse((cost, node))) = self.queue.pop() {
+            if self.label[node].is_none_or(|(best, _)| best != cost) {
+                continue;
+            }
+            if self.level.is_under(node) && Some(node) != start {
+                return Found::Chain(self.chain(node));
+            }
+            if self.level.has_slack(node) && !self.is_hub_reached {
+                if start.is_some() && self.level.too_many > self.level.too_few {
+                    return Found::Chain(self.chain(node));
+                }
+                self.reach_by_hub(cost, Some(node));
+            }
+            self.expand(node, cost);
+        }
+        let reached = (0..self.label.len()).filter(|node| self.label[*node].is_some());
+        Found::Nothing(reached.collect())
+    }
+
+    /// The node can be reached at that cost.
+    fn reach(&mut self, node: NodeIndex, cost: Cost, via: Via) {
+        if cost.0 <= self.bounds.most && self.label[node].is_none_or(|(best, _)| cost < best) {
+            self.label[node] = Some((cost, via));
+            self.queue.push(Reverse((cost, node)));
+        }
+    }
+
+    fn reach_by_hub(&mut self, cost: Cost, taker: Option<NodeIndex>) {
+        self.is_hub_reached = true;
+        self.hub = taker;
+        for node in (0..self.label.len()).filter(|node| Some(*node) != taker && !self.closed[*node]) {
+            if self.level.is_spare(node) {
+                self.reach(node, cost, Via::Hub);
+            }
+        }
+    }
+
+    /// Follows every copy of `node` to wherever it may go.
+    fn expand(&mut self, node: NodeIndex, (cost, moves): Cost) {
+        let level = self.level;
+        let layout = &*level.layout;
+        if !layout.problem.nodes[node].usage.gives() {
+            return;
+        }
+        let held = self.bounds.held.as_ref().unwrap_or(&level.held);
+        for shard in held[node].iter().copied().filter(|shard| layout.stands_on(*shard, node)) {
+            let spec = &layout.problem.shards[shard];
+            let is_free = layout.is_new(shard) || layout.is_fresh(shard, node);
+            let price = if is_free { cost } else { cost + 1 };
+            for rack in 0..self.free.len() {
+                let open = if is_free { &self.free[rack] } else { &self.fresh[rack] };
+                if open.is_empty() || !layout.is_spread_in(shard, rack, Some(node), Counting::All) {
+                    continue;
+                }
+                let fits = |to: NodeIndex| layout.may_take(shard, to) && layout.may_inherit(shard, node, to);
+                let open = if is_free { &mut self.free[rack] } else { &mut self.fresh[rack] };
+                let reached: Vec<NodeIndex> = open.extract_if(.., |to| fits(*to)).collect();
+                for to in reached {
+                    self.reach(to, (price, moves + 1), Via::Move { shard, from: node });
+                }
+            }
+            // Back to where a copy stood before: kept after all, whichever other copy of the shard goes.
+            for to in spec.copies.iter().map(|copy| copy.node).filter(|_| !is_free) {
+                if layout.may_take(shard, to)
+                    && layout.may_inherit(shard, node, to)
+                    && !self.closed[to]
+                    && layout.is_spread(shard, to, Some(node), Counting::All)
+                {
+                    self.reach(to, (cost, moves + 1), Via::Move { shard, from: node });
+                }
+            }
+        }
+    }
+
+    /// The moves that lead to `end`, from the start.
+    fn chain(&self, end: NodeIndex) -> Vec<Link> {
+        let mut links = Vec::new();
+        let mut node = end;
+        while let Some((_, via)) = self.label[node] {
+            match via {
+                Via::Start => break,
+                Via::Move { shard, from } => {
+                    links.push(Link { shard, from, to: node });
+                    node = from;
+                }
+                Via::Hub => match self.hub {
+                    Some(taker) => node = taker,
+                    None => break,
+                },
+            }
+        }
+        links.reverse();
+        links
+    }
+}
