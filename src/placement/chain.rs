@@ -92,7 +92,7 @@ fn follow(
     match Search::new(level, closed, bounds).run(start) {
         Found::Chain(links) => {
             let fits = |level: &Level<'_, '_, '_>, link: &Link| {
-                level.layout.may_take(link.shard, link.to)
+                (level.layout.may_take(link.shard, link.to) || level.layout.may_keep(link.shard, link.to))
                     && level.layout.may_inherit(link.shard, link.from, link.to)
                     && level.layout.is_spread(link.shard, link.to, Some(link.from), Counting::All)
             };
@@ -163,12 +163,16 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
                 return Found::Chain(self.chain(node));
             }
             if self.level.has_slack(node) && !self.is_hub_reached {
+                // Where those that have too few can take all that others have too many of, slack is the second choice.
                 if start.is_some() && self.level.too_many > self.level.too_few {
                     return Found::Chain(self.chain(node));
                 }
                 self.reach_by_hub(cost, Some(node));
             }
             self.expand(node, cost);
+        }
+        if let Some(taker) = self.hub.filter(|_| start.is_some()) {
+            return Found::Chain(self.chain(taker));
         }
         let reached = (0..self.label.len()).filter(|node| self.label[*node].is_some());
         Found::Nothing(reached.collect())
@@ -218,7 +222,7 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
             }
             // Back to where a copy stood before: kept after all, whichever other copy of the shard goes.
             for to in spec.copies.iter().map(|copy| copy.node).filter(|_| !is_free) {
-                if layout.may_take(shard, to)
+                if layout.may_keep(shard, to)
                     && layout.may_inherit(shard, node, to)
                     && !self.closed[to]
                     && layout.is_spread(shard, to, Some(node), Counting::All)

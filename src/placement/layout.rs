@@ -139,6 +139,11 @@ impl<'a> Layout<'a> {
         self.takes(to) && !self.has(shard, to) && self.has_room(shard, to)
     }
 
+    /// Whether the shard may keep the copy on `node` after all, where the plan had taken it away; the node need take none for that.
+    pub(crate) fn may_keep(&self, shard: usize, node: NodeIndex) -> bool {
+        self.problem.nodes[node].usage.keeps() && self.had(shard, node) && !self.stands_on(shard, node)
+    }
+
     /// Whether the shard gets its first copies here, which cost nothing.
     pub(crate) fn is_new(&self, shard: usize) -> bool {
         self.problem.shards[shard].usage == ShardUse::Unassigned
