@@ -89,6 +89,11 @@ impl Metadata {
         self.shards.iter().map(|(_, entry)| &*entry.row)
     }
 
+    /// All shards, ascending, with how each does.
+    pub fn shards_by_status(&self) -> impl Iterator<Item = (&ShardRow, ShardStatus)> {
+        self.shards.iter().map(|(_, entry)| (&*entry.row, entry.status))
+    }
+
     /// The shards from `id` on, ascending.
     pub fn shards_from(&self, id: ShardId) -> impl Iterator<Item = &ShardRow> {
         self.shards.from(&id).map(|(_, entry)| &*entry.row)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruvector_cluster_client::ids::{NodeId, ShardId};
-use ruvector_cluster_client::wire::{Intent, MigrationKind, RebalancePolicy};
+use ruvector_cluster_client::wire::{Intent, MigrationKind, RebalancePolicy, Role, ShardStatus};
 
 use super::problem::{Copies, Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
 use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
@@ -68,19 +68,34 @@ impl Built {
             source.node_spec(node, rack, is_held_back)
         });
         let nodes: Vec<NodeId> = metadata.nodes().map(|node| node.id.clone()).collect();
+        let (shards, specs_of_shards) = source.shard_specs(&nodes);
         let problem = Problem {
             nodes: specs.collect(),
             zone_of_rack,
             zones: zone_names.len(),
-            shards: metadata.shards().map(|shard| source.shard_spec(shard, &nodes)).collect(),
+            shards: specs_of_shards,
             replication_factor: metadata.replication_factor(),
         };
-        Self { problem, nodes, shards: metadata.shards().map(|shard| shard.id).collect() }
+        Self { problem, nodes, shards }
     }
 }
 
 fn index(nodes: &[NodeId], node: &NodeId) -> Option<NodeIndex> {
     nodes.binary_search(node).ok()
+}
+
+impl ShardSpec {
+    /// Open, with a primary; its copies are still to be told.
+    fn whole() -> Self {
+        Self {
+            usage: ShardUse::Open,
+            copies: Copies::new(),
+            has_primary: true,
+            idle: Vec::new(),
+            barred: Vec::new(),
+            bytes: 0,
+        }
+    }
 }
 
 impl Source<'_> {
@@ -112,6 +127,60 @@ impl Source<'_> {
         NodeSpec { weight: node.capacity.0, rack, usage, free_bytes }
     }
 
+    /// Each shard's spec, by number.
+    ///
+    /// Most shards have all that they want, in sync, on nodes that are alive: their copies are gathered from what each node holds,
+    /// so that no name is looked up for them.
+    fn shard_specs(&self, nodes: &[NodeId]) -> (Vec<ShardId>, Vec<ShardSpec>) {
+        let wanted = self.metadata.replication_factor();
+        let mut ids = Vec::with_capacity(self.metadata.num_shards() as usize);
+        let mut specs = Vec::with_capacity(ids.capacity());
+        let mut is_whole = Vec::with_capacity(ids.capacity());
+        for (shard, status) in self.metadata.shards_by_status() {
+            let copies = shard.replicas.len() + usize::from(shard.primary.is_some());
+            let whole = status == ShardStatus::Active
+                && copies == wanted
+                && shard.in_sync.len() == wanted
+                && shard.learners.is_empty();
+            ids.push(shard.id);
+            is_whole.push(whole);
+            specs.push(if whole { ShardSpec::whole() } else { self.shard_spec(shard, nodes) });
+        }
+        let place_of = |id: ShardId| match ids.get(id.0 as usize) {
+            Some(found) if *found == id => Some(id.0 as usize),
+            _ => ids.binary_search(&id).ok(),
+        };
+        for (node, id) in nodes.iter().enumerate() {
+            for (shard, role) in self.metadata.roles_of(id) {
+                let Some(place) = place_of(shard).filter(|place| is_whole[*place]) else { continue };
+                let copies = &mut specs[place].copies;
+                match role {
+                    Role::Primary => copies.insert(0, Copy { node, in_sync: true }),
+                    Role::Replica => copies.push(Copy { node, in_sync: true }),
+                    Role::Learner | Role::Retiring => {}
+                }
+            }
+        }
+        for row in self.metadata.retiring() {
+            let node = index(nodes, &row.node);
+            if let (Some(place), Some(node)) = (place_of(row.shard), node)
+                && specs[place].usage != ShardUse::Unassigned
+            {
+                specs[place].barred.push(node);
+            }
+        }
+        for (id, soft) in &self.soft.nodes {
+            let Some(node) = index(nodes, id) else { continue };
+            for held in soft.held.values() {
+                let Some(place) = place_of(held.id) else { continue };
+                if specs[place].copies.first().is_some_and(|primary| primary.node == node) {
+                    specs[place].bytes = held.size_bytes;
+                }
+            }
+        }
+        (ids, specs)
+    }
+
     fn shard_spec(&self, shard: &ShardRow, nodes: &[NodeId]) -> ShardSpec {
         let usage = self.shard_use(shard);
         let copy =
@@ -124,15 +193,10 @@ impl Source<'_> {
             apply_result(&mut copies, migration.kind, from, to);
             idle.retain(|node| Some(*node) != to && Some(*node) != from);
         }
-        let mut barred = Vec::new();
         if usage == ShardUse::Unassigned {
             (copies, idle) = (Copies::new(), Vec::new());
-        } else {
-            barred.extend(self.metadata.retiring_in(shard.id).filter_map(|row| index(nodes, &row.node)));
         }
-        let held = shard.primary.as_ref().and_then(|primary| self.soft.held(primary, shard.id));
-        let bytes = held.map_or(0, |held| held.size_bytes);
-        ShardSpec { usage, has_primary: !copies.is_empty(), copies, idle, barred, bytes }
+        ShardSpec { usage, has_primary: !copies.is_empty(), copies, idle, barred: Vec::new(), bytes: 0 }
     }
 
     fn shard_use(&self, shard: &ShardRow) -> ShardUse {

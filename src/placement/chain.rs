@@ -44,52 +44,18 @@ enum Found {
 }
 
 /// Takes copies from whoever has too many, then gives copies to whoever has too few, by chains that cost at most `most` copies.
+/// What costs nothing only sends elsewhere what the plan changes anyway.
 pub(crate) fn level_by_chains(level: &mut Level<'_, '_, '_>, most: u32) {
-    let bounds = Bounds { most, held: None };
-    level_within(level, bounds);
-}
-
-/// The same by chains that cost nothing, since they only send elsewhere what the plan changes anyway.
-pub(crate) fn level_at_no_cost(level: &mut Level<'_, '_, '_>) {
-    let mut held = vec![Vec::new(); level.layout.count.len()];
-    for shard in level.layout.touched().iter().copied().filter(|shard| level.layout.is_movable(*shard)) {
-        level.layout.copies[shard].iter().for_each(|copy| held[copy.node].push(shard));
-    }
-    level_within(level, Bounds { most: 0, held: Some(held) });
-}
-
-/// How far a search goes.
-struct Bounds {
-    /// Copies that a chain may cost.
-    most: u32,
-    /// The only shards that are looked at, by node; some may have left it. None: all.
-    held: Option<Vec<Vec<usize>>>,
-}
-
-impl Bounds {
-    /// Whether what was not reached can't be reached later either, by chains that cost as little.
-    fn is_final(&self) -> bool {
-        self.most == 0 || self.most == u32::MAX
-    }
-}
-
-fn level_within(level: &mut Level<'_, '_, '_>, mut bounds: Bounds) {
     let mut closed = vec![false; level.layout.count.len()];
     for start in level.too_full() {
-        while level.is_over(start) && !closed[start] && follow(level, Some(start), &mut closed, &mut bounds) {
-        }
+        while level.is_over(start) && !closed[start] && follow(level, Some(start), &mut closed, most) {}
     }
-    while level.too_few > 0 && follow(level, None, &mut closed, &mut bounds) {}
+    while level.too_few > 0 && follow(level, None, &mut closed, most) {}
 }
 
 /// One chain, from `start`, or from wherever a copy can be spared. Answers whether it was found.
-fn follow(
-    level: &mut Level<'_, '_, '_>,
-    start: Option<NodeIndex>,
-    closed: &mut [bool],
-    bounds: &mut Bounds,
-) -> bool {
-    match Search::new(level, closed, bounds).run(start) {
+fn follow(level: &mut Level<'_, '_, '_>, start: Option<NodeIndex>, closed: &mut [bool], most: u32) -> bool {
+    match Search::new(level, closed, most).run(start) {
         Found::Chain(links) => {
             let fits = |level: &Level<'_, '_, '_>, link: &Link| {
                 (level.layout.may_take(link.shard, link.to) || level.layout.may_keep(link.shard, link.to))
@@ -103,12 +69,13 @@ fn follow(
                     return false;
                 }
                 level.shift_shard(link.shard, link.from, link.to);
-                bounds.held.iter_mut().for_each(|held| held[link.to].push(link.shard));
             }
             true
         }
         Found::Nothing(reached) => {
-            let reached = reached.into_iter().filter(|node| bounds.is_final() || Some(*node) == start);
+            // What was not reached can't be reached later either; unless the search was cut short.
+            let is_whole = most == 0 || most == u32::MAX;
+            let reached = reached.into_iter().filter(|node| is_whole || Some(*node) == start);
             reached.for_each(|node| closed[node] = true);
             false
         }
@@ -118,8 +85,10 @@ fn follow(
 struct Search<'c, 'v, 'l, 'a, 's> {
     level: &'v Level<'l, 'a, 's>,
     closed: &'c [bool],
-    bounds: &'c Bounds,
+    most: u32,
     label: Vec<Option<(Cost, Via)>>,
+    /// The cheapest node at which a chain may end, of those that were reached.
+    found: Option<(Cost, NodeIndex)>,
     /// Who took the copy that the hub passes on.
     hub: Option<NodeIndex>,
     is_hub_reached: bool,
@@ -131,7 +100,7 @@ struct Search<'c, 'v, 'l, 'a, 's> {
 }
 
 impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
-    fn new(level: &'v Level<'l, 'a, 's>, closed: &'c [bool], bounds: &'c Bounds) -> Self {
+    fn new(level: &'v Level<'l, 'a, 's>, closed: &'c [bool], most: u32) -> Self {
         let nodes = level.layout.count.len();
         let mut takers = vec![Vec::new(); level.layout.problem.zone_of_rack.len()];
         for node in (0..nodes).filter(|node| level.layout.takes(*node) && !closed[*node]) {
@@ -140,8 +109,9 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
         Self {
             level,
             closed,
-            bounds,
+            most,
             label: vec![None; nodes],
+            found: None,
             hub: None,
             is_hub_reached: false,
             queue: BinaryHeap::new(),
@@ -159,8 +129,8 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
             if self.label[node].is_none_or(|(best, _)| best != cost) {
                 continue;
             }
-            if self.level.is_under(node) && Some(node) != start {
-                return Found::Chain(self.chain(node));
+            if let Some((_, end)) = self.found.filter(|(found, _)| *found <= cost) {
+                return Found::Chain(self.chain(end));
             }
             if self.level.has_slack(node) && !self.is_hub_reached {
                 // Where those that have too few can take all that others have too many of, slack is the second choice.
@@ -171,6 +141,9 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
             }
             self.expand(node, cost);
         }
+        if let Some((_, end)) = self.found {
+            return Found::Chain(self.chain(end));
+        }
         if let Some(taker) = self.hub.filter(|_| start.is_some()) {
             return Found::Chain(self.chain(taker));
         }
@@ -180,8 +153,11 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
 
     /// The node can be reached at that cost.
     fn reach(&mut self, node: NodeIndex, cost: Cost, via: Via) {
-        if cost.0 <= self.bounds.most && self.label[node].is_none_or(|(best, _)| cost < best) {
+        if cost.0 <= self.most && self.label[node].is_none_or(|(best, _)| cost < best) {
             self.label[node] = Some((cost, via));
+            if self.level.is_under(node) && self.found.is_none_or(|(found, _)| cost < found) {
+                self.found = Some((cost, node));
+            }
             self.queue.push(Reverse((cost, node)));
         }
     }
@@ -203,7 +179,9 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
         if !layout.problem.nodes[node].usage.gives() {
             return;
         }
-        let held = self.bounds.held.as_ref().unwrap_or(&level.held);
+        // What costs more than what was found is no news.
+        let most = self.found.map_or(self.most, |(found, _)| self.most.min(found.0.saturating_sub(1)));
+        let held = if cost < most { &level.held } else { &level.changed };
         for shard in held[node].iter().copied().filter(|shard| layout.stands_on(*shard, node)) {
             let spec = &layout.problem.shards[shard];
             let is_free = layout.is_new(shard) || layout.is_fresh(shard, node);

@@ -189,6 +189,11 @@ impl<'a> Layout<'a> {
         &self.touched
     }
 
+    /// Whether the shard is among them.
+    pub(crate) fn is_touched(&self, shard: usize) -> bool {
+        self.is_touched[shard]
+    }
+
     /// A copy goes from one node to another, and what it was goes with it.
     pub(crate) fn relocate(&mut self, shard: usize, from: NodeIndex, to: NodeIndex) {
         let Some(place) = self.copies[shard].iter().position(|copy| copy.node == from) else { return };

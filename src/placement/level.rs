@@ -98,6 +98,8 @@ pub(crate) struct Level<'l, 'a, 's> {
     pub(crate) targets: &'s Targets<'s>,
     /// Shards of each node that may be touched.
     pub(crate) held: Vec<Vec<usize>>,
+    /// Those among them that the plan changes already, each at least once; some may have left.
+    pub(crate) changed: Vec<Vec<usize>>,
     /// Copies above high marks, and those missing below low marks.
     pub(crate) too_many: u64,
     pub(crate) too_few: u64,
@@ -113,7 +115,7 @@ pub(crate) fn level_copies(layout: &mut Layout<'_>, targets: &Targets<'_>, may_c
     let mut level = Level::of(layout, targets);
     level.reaim_fresh();
     if level.is_uneven() && !level.layout.touched().is_empty() {
-        chain::level_at_no_cost(&mut level);
+        chain::level_by_chains(&mut level, 0);
     }
     level.give();
     level.receive();
@@ -135,6 +137,7 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
             layout,
             targets,
             held,
+            changed: vec![Vec::new(); nodes],
             too_many: 0,
             too_few: 0,
             over: BTreeSet::new(),
@@ -143,7 +146,16 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
             spare: BTreeSet::new(),
         };
         (0..nodes).for_each(|node| level.enter(node));
+        for place in 0..level.layout.touched().len() {
+            level.note_changed(level.layout.touched()[place]);
+        }
         level
+    }
+
+    fn note_changed(&mut self, shard: usize) {
+        if self.layout.is_movable(shard) {
+            self.layout.copies[shard].iter().for_each(|copy| self.changed[copy.node].push(shard));
+        }
     }
 
     fn is_uneven(&self) -> bool {
@@ -215,12 +227,18 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
     /// Moves the copy of `shard` that stands at `place` of what `from` holds.
     fn shift(&mut self, from: NodeIndex, place: usize, to: NodeIndex) {
         let shard = self.held[from].swap_remove(place);
+        let is_news = !self.layout.is_touched(shard);
         self.leave(from);
         self.leave(to);
         self.layout.relocate(shard, from, to);
         self.enter(from);
         self.enter(to);
         self.held[to].push(shard);
+        if is_news {
+            self.note_changed(shard);
+        } else {
+            self.changed[to].push(shard);
+        }
     }
 
     /// Moves the copy of `shard` from one node to another.
