@@ -89,9 +89,9 @@ impl Metadata {
         self.shards.iter().map(|(_, entry)| &*entry.row)
     }
 
-    /// All shards, ascending, with how each does.
-    pub fn shards_by_status(&self) -> impl Iterator<Item = (&ShardRow, ShardStatus)> {
-        self.shards.iter().map(|(_, entry)| (&*entry.row, entry.status))
+    /// How each shard does, ascending.
+    pub fn shard_statuses(&self) -> impl Iterator<Item = (ShardId, ShardStatus)> {
+        self.shards.iter().map(|(id, entry)| (*id, entry.status))
     }
 
     /// The shards from `id` on, ascending.

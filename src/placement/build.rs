@@ -84,17 +84,86 @@ fn index(nodes: &[NodeId], node: &NodeId) -> Option<NodeIndex> {
     nodes.binary_search(node).ok()
 }
 
-impl ShardSpec {
-    /// Open, with a primary; its copies are still to be told.
-    fn whole() -> Self {
-        Self {
-            usage: ShardUse::Open,
-            copies: Copies::new(),
-            has_primary: true,
-            idle: Vec::new(),
-            barred: Vec::new(),
-            bytes: 0,
+/// The place of a shard among all, which are numbered from 0 without a gap.
+fn place_of(ids: &[ShardId], id: ShardId) -> Option<usize> {
+    let place = id.0 as usize;
+    if ids.get(place) == Some(&id) { Some(place) } else { ids.binary_search(&id).ok() }
+}
+
+/// What each node says or is said to hold, told by shard. In small pieces, since they are written in any order.
+struct Gathered {
+    wanted: usize,
+    /// `wanted` nodes for each shard; the primary's first.
+    full: Vec<u32>,
+    /// How many of these; one more than wanted where there are too many, or one is being filled.
+    held: Vec<u8>,
+    /// Nodes of primaries; `u32::MAX` for none.
+    primary: Vec<u32>,
+    /// Bytes of the primary's copy.
+    bytes: Vec<u64>,
+}
+
+impl Gathered {
+    fn of(source: &Source<'_>, nodes: &[NodeId], ids: &[ShardId]) -> Self {
+        let wanted = source.metadata.replication_factor();
+        let mut gathered = Self {
+            wanted,
+            full: vec![0; ids.len() * wanted],
+            held: vec![0; ids.len()],
+            primary: vec![u32::MAX; ids.len()],
+            bytes: vec![0; ids.len()],
+        };
+        for (node, number) in nodes.iter().zip(0_u32..) {
+            for (shard, role) in source.metadata.roles_of(node) {
+                if let Some(place) = place_of(ids, shard) {
+                    gathered.hold(place, number, role);
+                }
+            }
         }
+        for (id, soft) in &source.soft.nodes {
+            let Some(node) = index(nodes, id).and_then(|node| u32::try_from(node).ok()) else { continue };
+            for held in soft.held.values() {
+                if let Some(place) = place_of(ids, held.id).filter(|place| gathered.primary[*place] == node) {
+                    gathered.bytes[place] = held.size_bytes;
+                }
+            }
+        }
+        gathered
+    }
+
+    fn hold(&mut self, place: usize, node: u32, role: Role) {
+        let too_many = u8::try_from(self.wanted + 1).unwrap_or(u8::MAX);
+        let held = usize::from(self.held[place]);
+        match role {
+            Role::Retiring => return,
+            Role::Primary => self.primary[place] = node,
+            Role::Replica | Role::Learner => {}
+        }
+        if held >= self.wanted || role == Role::Learner {
+            self.held[place] = too_many;
+            return;
+        }
+        let slots = &mut self.full[place * self.wanted..][..self.wanted];
+        slots[held] = node;
+        if role == Role::Primary {
+            slots[..=held].rotate_right(1);
+        }
+        self.held[place] += 1;
+    }
+
+    /// The copies of a shard that has a primary and as many as are wanted, in sync, as its status says.
+    fn whole(&self, place: usize) -> Option<Copies> {
+        let is_whole = usize::from(self.held[place]) == self.wanted && self.primary[place] != u32::MAX;
+        let slots = &self.full[place * self.wanted..][..self.wanted];
+        let copy = |node: &u32| Copy { node: *node as usize, in_sync: true };
+        is_whole.then(|| slots.iter().map(copy).collect())
+    }
+}
+
+impl ShardSpec {
+    fn of(usage: ShardUse, copies: Copies) -> Self {
+        let has_primary = !copies.is_empty();
+        Self { usage, has_primary, copies, idle: Vec::new(), barred: Vec::new(), bytes: 0 }
     }
 }
 
@@ -130,52 +199,27 @@ impl Source<'_> {
     /// Each shard's spec, by number.
     ///
     /// Most shards have all that they want, in sync, on nodes that are alive: their copies are gathered from what each node holds,
-    /// so that no name is looked up for them.
+    /// so that neither a name is looked up for them nor their row.
     fn shard_specs(&self, nodes: &[NodeId]) -> (Vec<ShardId>, Vec<ShardSpec>) {
-        let wanted = self.metadata.replication_factor();
-        let mut ids = Vec::with_capacity(self.metadata.num_shards() as usize);
-        let mut specs = Vec::with_capacity(ids.capacity());
-        let mut is_whole = Vec::with_capacity(ids.capacity());
-        for (shard, status) in self.metadata.shards_by_status() {
-            let copies = shard.replicas.len() + usize::from(shard.primary.is_some());
-            let whole = status == ShardStatus::Active
-                && copies == wanted
-                && shard.in_sync.len() == wanted
-                && shard.learners.is_empty();
-            ids.push(shard.id);
-            is_whole.push(whole);
-            specs.push(if whole { ShardSpec::whole() } else { self.shard_spec(shard, nodes) });
-        }
-        let place_of = |id: ShardId| match ids.get(id.0 as usize) {
-            Some(found) if *found == id => Some(id.0 as usize),
-            _ => ids.binary_search(&id).ok(),
+        let (ids, status): (Vec<ShardId>, Vec<ShardStatus>) = self.metadata.shard_statuses().unzip();
+        let gathered = Gathered::of(self, nodes, &ids);
+        let spec = |(place, (id, status)): (usize, (&ShardId, &ShardStatus))| {
+            // An active shard has as many copies in sync on alive nodes as are wanted: they are all that it has.
+            let whole = gathered.whole(place).filter(|_| *status == ShardStatus::Active);
+            let unassigned = || ShardSpec::of(ShardUse::Unassigned, Copies::new());
+            let mut spec = match whole {
+                Some(copies) => ShardSpec::of(ShardUse::Open, copies),
+                None => self.metadata.shard(*id).map_or_else(unassigned, |row| self.shard_spec(row, nodes)),
+            };
+            spec.bytes = gathered.bytes[place];
+            spec
         };
-        for (node, id) in nodes.iter().enumerate() {
-            for (shard, role) in self.metadata.roles_of(id) {
-                let Some(place) = place_of(shard).filter(|place| is_whole[*place]) else { continue };
-                let copies = &mut specs[place].copies;
-                match role {
-                    Role::Primary => copies.insert(0, Copy { node, in_sync: true }),
-                    Role::Replica => copies.push(Copy { node, in_sync: true }),
-                    Role::Learner | Role::Retiring => {}
-                }
-            }
-        }
+        let mut specs: Vec<ShardSpec> = ids.iter().zip(&status).enumerate().map(spec).collect();
         for row in self.metadata.retiring() {
-            let node = index(nodes, &row.node);
-            if let (Some(place), Some(node)) = (place_of(row.shard), node)
+            if let (Some(place), Some(node)) = (place_of(&ids, row.shard), index(nodes, &row.node))
                 && specs[place].usage != ShardUse::Unassigned
             {
                 specs[place].barred.push(node);
-            }
-        }
-        for (id, soft) in &self.soft.nodes {
-            let Some(node) = index(nodes, id) else { continue };
-            for held in soft.held.values() {
-                let Some(place) = place_of(held.id) else { continue };
-                if specs[place].copies.first().is_some_and(|primary| primary.node == node) {
-                    specs[place].bytes = held.size_bytes;
-                }
             }
         }
         (ids, specs)
@@ -196,7 +240,7 @@ impl Source<'_> {
         if usage == ShardUse::Unassigned {
             (copies, idle) = (Copies::new(), Vec::new());
         }
-        ShardSpec { usage, has_primary: !copies.is_empty(), copies, idle, barred: Vec::new(), bytes: 0 }
+        ShardSpec { idle, ..ShardSpec::of(usage, copies) }
     }
 
     fn shard_use(&self, shard: &ShardRow) -> ShardUse {

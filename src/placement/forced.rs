@@ -67,7 +67,8 @@ fn is_wrong(layout: &Layout<'_>, shard: usize) -> bool {
         return true;
     }
     let is_bad = |copy: &Copy| !layout.problem.nodes[copy.node].usage.keeps();
-    spec.copies.iter().any(|copy| is_bad(copy) || is_crowded(layout, shard, copy.node))
+    let is_crowded = || spec.copies.iter().any(|copy| is_crowded(layout, shard, copy.node));
+    spec.copies.iter().any(is_bad) || (layout.may_be_crowded(shard) && is_crowded())
 }
 
 /// Whether the zone or rack of this copy holds more than it may.

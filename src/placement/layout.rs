@@ -85,6 +85,22 @@ impl<'a> Layout<'a> {
         in_rack < self.caps.rack && in_zone < self.caps.zone
     }
 
+    /// A quick look: whether any two copies share a rack or zone, where that may be one too many.
+    pub(crate) fn may_be_crowded(&self, shard: usize) -> bool {
+        let copies = &self.copies[shard];
+        let rack = |copy: &Copy| self.problem.nodes[copy.node].rack;
+        let share = |one: &Copy, other: &Copy| {
+            let (one, other) = (rack(one), rack(other));
+            let zones = &self.problem.zone_of_rack;
+            (self.caps.rack < copies.len() && one == other)
+                || (self.caps.zone < copies.len() && zones[one] == zones[other])
+        };
+        copies
+            .iter()
+            .enumerate()
+            .any(|(place, one)| copies[place + 1..].iter().any(|other| share(one, other)))
+    }
+
     /// How many of the two rules, on racks and on zones, the copy on `node` breaks among those that stay.
     pub(crate) fn crowding(&self, shard: usize, node: NodeIndex) -> usize {
         let rack = self.problem.nodes[node].rack;
