@@ -94,8 +94,8 @@ fn settled(mut cluster: Cluster) -> Cluster {
     cluster
 }
 
-/// The cases of one size, by name.
-fn cases(shards: usize, nodes: usize, racks: usize) -> Vec<Case> {
+/// The clusters of one size to plan for, by name.
+fn clusters(shards: usize, nodes: usize, racks: usize) -> Vec<(&'static str, Cluster)> {
     let empty = Cluster::empty(shards, nodes, racks);
     let whole = settled(empty.clone());
     let changed = |change: &dyn Fn(&mut Cluster)| {
@@ -118,14 +118,14 @@ fn cases(shards: usize, nodes: usize, racks: usize) -> Vec<Case> {
     let drain = changed(&|cluster| cluster.set_condition(nodes / 2, Condition::Draining));
     let weight = changed(&|cluster| cluster.nodes[nodes / 2].capacity = Thousandths(2_000));
     vec![
-        Case::new("empty", empty),
-        Case::new("unchanged", whole.clone()),
-        Case::new("node lost", down),
-        Case::new("join", join),
-        Case::new("drain", drain),
-        Case::new("weight x2", weight),
-        Case::new("mixed", mixed),
-        Case::new("reweighed", reweighed),
+        ("empty", empty),
+        ("unchanged", whole.clone()),
+        ("node lost", down),
+        ("join", join),
+        ("drain", drain),
+        ("weight x2", weight),
+        ("mixed", mixed),
+        ("reweighed", reweighed),
     ]
 }
 
@@ -152,7 +152,9 @@ fn table(is_large: bool) {
     }
     for (shards, nodes, racks) in sizes {
         let runs = if shards > 100_000 { 1 } else { 7 };
-        cases(shards, nodes, racks).iter().for_each(|case| case.print(runs));
+        for (name, cluster) in clusters(shards, nodes, racks) {
+            Case::new(name, cluster).print(runs);
+        }
         println!("{:>9} {:>6} memory at most {} MiB", shards, nodes, peak_mib());
     }
 }
@@ -172,7 +174,8 @@ fn main() {
         return;
     }
     let mut criterion = Criterion::default().configure_from_args().sample_size(20);
-    for case in cases(100_000, 1_000, 10) {
+    for (name, cluster) in clusters(100_000, 1_000, 10) {
+        let case = Case::new(name, cluster);
         criterion.bench_function(&format!("100000 shards, 1000 nodes: {}", case.name), |bencher| {
             bencher.iter(|| black_box(case.plan()));
         });

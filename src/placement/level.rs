@@ -67,12 +67,14 @@ struct Sinks {
 }
 
 impl Sinks {
-    fn change(&mut self, rack: usize, change: impl FnOnce(&mut BTreeSet<(i128, NodeIndex)>)) {
+    fn change(&mut self, rack: usize, change: impl FnOnce(&mut BTreeSet<(i128, NodeIndex)>) -> bool) {
         let before = self.nodes[rack].first().map(|(excess, _)| (*excess, rack));
         change(&mut self.nodes[rack]);
         let now = self.nodes[rack].first().map(|(excess, _)| (*excess, rack));
         if before != now {
-            before.iter().for_each(|key| drop(self.racks.remove(key)));
+            if let Some(key) = before {
+                self.racks.remove(&key);
+            }
             self.racks.extend(now);
         }
     }
@@ -204,9 +206,9 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
             self.spare.insert((Reverse(excess), node));
         }
         if self.is_under(node) {
-            self.under.change(rack, |nodes| drop(nodes.insert((excess, node))));
+            self.under.change(rack, |nodes| nodes.insert((excess, node)));
         } else if self.has_slack(node) {
-            self.slack.change(rack, |nodes| drop(nodes.insert((excess, node))));
+            self.slack.change(rack, |nodes| nodes.insert((excess, node)));
         }
     }
 
@@ -218,9 +220,9 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
         self.over.remove(&(Reverse(excess), node));
         self.spare.remove(&(Reverse(excess), node));
         if self.is_under(node) {
-            self.under.change(rack, |nodes| drop(nodes.remove(&(excess, node))));
+            self.under.change(rack, |nodes| nodes.remove(&(excess, node)));
         } else if self.has_slack(node) {
-            self.slack.change(rack, |nodes| drop(nodes.remove(&(excess, node))));
+            self.slack.change(rack, |nodes| nodes.remove(&(excess, node)));
         }
     }
 

@@ -74,7 +74,9 @@ impl Takers {
         self.nodes[rack].insert((self.rank[node], node));
         let now = first(self);
         if before != now {
-            before.iter().for_each(|key| drop(self.racks.remove(key)));
+            if let Some(key) = before {
+                self.racks.remove(&key);
+            }
             self.racks.extend(now);
         }
     }

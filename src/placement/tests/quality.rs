@@ -12,7 +12,7 @@ use super::super::problem::{Action, Copies, Copy, NodeSpec, NodeUse, Problem, Sh
 use super::super::shares::Shares;
 use super::super::solve::{Levelling, Solution, solve};
 use super::oracle::{Quality, best};
-use super::{carry_out, cases, counts};
+use super::{carry_out, cases, counts, settled, worst_crowding};
 
 fn copyings(solution: &Solution) -> u64 {
     let copies = |action| matches!(action, Action::Move { .. } | Action::Add { .. });
@@ -101,4 +101,77 @@ fn plans_are_as_good_as_the_exact_oracle_says_they_can_be() {
     }
     println!("of {all} plans {worse} copy once more than the best");
     assert!(all > 1_000 && worse * 200 <= all, "of {all} plans {worse} are not the best");
+}
+
+prop_compose! {
+    /// Nodes of several weights that are all open: their weight and rack.
+    fn open_nodes()(nodes in prop::collection::vec((1_u64..5, 0_usize..5), 5..30)) -> Vec<NodeSpec> {
+        nodes.into_iter().map(|(weight, rack)| NodeSpec {
+            weight: weight * 500,
+            rack,
+            usage: NodeUse::Open,
+            free_bytes: None,
+        }).collect()
+    }
+}
+
+/// Every node within one copy of its share.
+fn is_even(problem: &Problem) -> bool {
+    let layout = Layout::new(problem);
+    let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
+    !Targets::of(&layout, &shares, 1_000).are_missed(&layout)
+}
+
+fn copying_steps(solution: &Solution) -> impl Iterator<Item = Action> {
+    let actions = solution.steps.iter().map(|step| step.action);
+    actions.filter(|action| !matches!(action, Action::Promote { .. } | Action::Remove { .. }))
+}
+
+proptest! {
+    #![proptest_config(cases(96))]
+
+    /// With weights and no racks in the way: the fewest copyings there are, and none between those that stay.
+    #[test]
+    fn a_join_moves_only_to_the_newcomer_and_a_leave_only_from_the_leaver(
+        nodes in open_nodes(),
+        weight in 1_u64..5,
+        shards in 1_usize..200,
+    ) {
+        let rackless = nodes.into_iter().map(|node| NodeSpec { rack: 0, ..node }).collect();
+        let mut problem = settled(shards, rackless);
+        prop_assert!(is_even(&problem));
+        let newcomer = problem.nodes.len();
+        problem.nodes.push(NodeSpec { weight: weight * 500, ..problem.nodes[0].clone() });
+        let joined = solve(&problem, Some(Levelling::FULL));
+        let is_to_newcomer = |action| matches!(action, Action::Move { to, .. } if to == newcomer);
+        prop_assert!(copying_steps(&joined).all(is_to_newcomer), "{:?}", joined.steps);
+        prop_assert_eq!(copyings(&joined), joined.lower_bound);
+        carry_out(&mut problem, &joined);
+        prop_assert!(is_even(&problem));
+        problem.nodes[0].usage = NodeUse::Draining;
+        let left = solve(&problem, Some(Levelling::FULL));
+        prop_assert!(copying_steps(&left).all(|action| matches!(action, Action::Move { from: 0, .. })));
+        prop_assert_eq!(copyings(&left), left.lower_bound);
+        carry_out(&mut problem, &left);
+        prop_assert!(is_even(&problem));
+    }
+
+    /// With weights and racks mixed: even, and no rack crowded.
+    #[test]
+    fn weights_and_racks_mixed_are_levelled_wherever_racks_allow(
+        nodes in open_nodes(),
+        factors in prop::collection::vec(1_u64..4, 30),
+        shards in 1_usize..120,
+    ) {
+        let mut problem = settled(shards, nodes);
+        for (node, factor) in problem.nodes.iter_mut().zip(factors) {
+            node.weight = node.weight * factor / 2;
+        }
+        let solution = solve(&problem, Some(Levelling::FULL));
+        carry_out(&mut problem, &solution);
+        prop_assert!(is_even(&problem));
+        prop_assert!((0..shards).all(|shard| worst_crowding(&problem, shard) == 0));
+        prop_assert!(copyings(&solution) >= solution.lower_bound);
+        prop_assert_eq!(solve(&problem, Some(Levelling::FULL)).steps, vec![]);
+    }
 }
