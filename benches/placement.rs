@@ -57,7 +57,7 @@ impl Case {
         let moves = planned.plan.moves.iter().filter(|step| copying(step.kind)).count() as u64;
         let promotes = planned.plan.moves.iter().filter(|step| step.kind == MigrationKind::Promote).count();
         let bound = planned.plan.lower_bound_moves;
-        let ratio = if bound == 0 { 1_000 } else { moves * 1_000 / bound };
+        let ratio = (moves * 1_000).checked_div(bound).unwrap_or(1_000);
         let mut after = self.cluster.clone();
         assert_eq!(after.carry_out(&planned).first(), None);
         let again = Case::new("again", after);

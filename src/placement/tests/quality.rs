@@ -144,13 +144,16 @@ proptest! {
         problem.nodes.push(NodeSpec { weight: weight * 500, ..problem.nodes[0].clone() });
         let joined = solve(&problem, Some(Levelling::FULL));
         let is_to_newcomer = |action| matches!(action, Action::Move { to, .. } if to == newcomer);
-        prop_assert!(copying_steps(&joined).all(is_to_newcomer), "{:?}", joined.steps);
+        // A newcomer that is due no whole copy may leave one to a node that lacks more of its share.
+        let has_its_share = copyings(&joined) == marks(&problem)[newcomer].low;
+        prop_assert!(!has_its_share || copying_steps(&joined).all(is_to_newcomer), "{:?}", joined.steps);
         prop_assert_eq!(copyings(&joined), joined.lower_bound);
         carry_out(&mut problem, &joined);
         prop_assert!(is_even(&problem));
         problem.nodes[0].usage = NodeUse::Draining;
         let left = solve(&problem, Some(Levelling::FULL));
-        prop_assert!(copying_steps(&left).all(|action| matches!(action, Action::Move { from: 0, .. })));
+        let is_from_leaver = |action| matches!(action, Action::Move { from: 0, .. });
+        prop_assert!(copying_steps(&left).all(is_from_leaver), "{:?}", left.steps);
         prop_assert_eq!(copyings(&left), left.lower_bound);
         carry_out(&mut problem, &left);
         prop_assert!(is_even(&problem));
