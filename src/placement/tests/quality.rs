@@ -153,8 +153,11 @@ proptest! {
         problem.nodes[0].usage = NodeUse::Draining;
         let left = solve(&problem, Some(Levelling::FULL));
         let is_from_leaver = |action| matches!(action, Action::Move { from: 0, .. });
-        prop_assert!(copying_steps(&left).all(is_from_leaver), "{:?}", left.steps);
-        prop_assert_eq!(copyings(&left), left.lower_bound);
+        if !copying_steps(&left).all(is_from_leaver) || copyings(&left) != left.lower_bound {
+            // All that leaves may be on the emptiest node already: then nothing is cheaper.
+            let exact = best(&problem, &marks(&problem));
+            prop_assert_eq!(exact.map(|exact| exact.copyings as u64), Some(copyings(&left)));
+        }
         carry_out(&mut problem, &left);
         prop_assert!(is_even(&problem));
     }
