@@ -37,7 +37,7 @@ use crate::config::NodeConfig;
 use crate::error::{CallError, FatalError, StartError};
 use crate::machine::StateMachine;
 use crate::machine_store::{MachineStore, Published};
-use crate::member::{LeadershipState, Member, MemberInfo, MemberRole};
+use crate::member::{Greeting, LeadershipState, Member, MemberInfo, MemberRole};
 use crate::network::{Links, Network};
 use crate::peer::PeerService;
 use crate::recover::recover;
@@ -256,6 +256,20 @@ impl Node {
             // The sender lives in `core`, which this handle holds.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Asks the control node whose client API is at `addr` (`host:port`) who it is.
+    ///
+    /// # Errors
+    /// When it does not answer, or is no control node.
+    pub async fn greet(&self, addr: &str, timeout: Duration) -> Result<Greeting, TransportError> {
+        let answer = self.core.links.transport().hello(addr, timeout).await?;
+        let hello: Result<Hello, _> = serde_json::from_slice(&answer);
+        let hello = hello.map_err(|error| TransportError::NoAnswer {
+            peer: addr.to_owned(),
+            why: format!("no control node answers there: {error}"),
+        })?;
+        Ok(Greeting { member: hello.member, cluster_id: hello.cluster_id })
     }
 
     /// Asks who listens for control nodes at `peer_url`.

@@ -10,7 +10,8 @@ use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster::metadata::{Metadata, NodeRow, ShardRow, check};
 
 use crate::check::history::{Seen, Standing};
-use crate::control::{ControlNode, World};
+use crate::cluster::Cluster;
+use crate::control::{ControlNode, Live, World};
 use crate::reference::{hash_of_rows, hash_of_state};
 
 /// Between two looks.
@@ -18,6 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks within which the numbers of one moment are told.
 const MOMENT_LOOKS: u32 = 3;
+
+/// A copy learns within so many looks that it serves no longer: a replica looks at its lease at each tick.
+const TICK_LOOKS: u32 = 4;
 
 /// What was decided on a state may be committed so much later.
 const DECIDED_WITHIN: Duration = Duration::from_secs(5);
@@ -32,6 +36,8 @@ pub struct Monitor {
     /// In so many looks a node had applied more than it said to be committed.
     ahead: BTreeMap<u64, u32>,
     primaries: BTreeMap<(ShardId, Epoch), NodeId>,
+    /// In so many looks two nodes served a shard: the lower of their epochs.
+    served_twice: BTreeMap<(ShardId, Epoch), u32>,
     newest: Option<Arc<Metadata>>,
     /// States before it, and until when each was the newest.
     recent: VecDeque<(Instant, Arc<Metadata>)>,
@@ -52,6 +58,7 @@ impl Monitor {
             seen: BTreeMap::new(),
             ahead: BTreeMap::new(),
             primaries: BTreeMap::new(),
+            served_twice: BTreeMap::new(),
             newest: None,
             recent: VecDeque::new(),
             terms: BTreeSet::new(),
@@ -96,6 +103,41 @@ impl Monitor {
                 recorder.node(raft_id, Seen::Standing(standing));
             }
             self.look_at_state(&node.name, raft_id, &state);
+            self.look_at_rows(&node.name, &live);
+        }
+    }
+
+    /// At most one node serves a shard, by its own clock and by what it knows.
+    pub fn look_at_data(&mut self, cluster: &Cluster) {
+        let mut serving: BTreeMap<ShardId, BTreeMap<Epoch, NodeId>> = BTreeMap::new();
+        for at in 0..cluster.data_nodes() {
+            cluster.with_data(at, |node| {
+                if node.lease_runs() {
+                    for (shard, status) in node.statuses().into_iter().filter(|(_, status)| status.serving) {
+                        serving.entry(shard).or_default().insert(status.epoch, node.machine().node.clone());
+                    }
+                }
+            });
+        }
+        let mut twice = BTreeMap::new();
+        for (shard, nodes) in serving.iter().filter(|(_, nodes)| nodes.len() > 1) {
+            let Some(lowest) = nodes.keys().next() else { continue };
+            let looks = self.served_twice.get(&(*shard, *lowest)).copied().unwrap_or(0) + 1;
+            if looks == TICK_LOOKS {
+                let detail = format!("shard {shard} is served by {nodes:?}");
+                self.world.recorder.violation("one-primary-serves", detail);
+            }
+            twice.insert((*shard, *lowest), looks);
+        }
+        self.served_twice = twice;
+    }
+
+    /// What is stored of the state never runs ahead of the log on disk.
+    fn look_at_rows(&self, name: &str, live: &Live) {
+        let (stored, durable) = (live.rows.batched(), live.node.status().durable);
+        if stored > durable {
+            let detail = format!("{name} has stored the rows of {stored:?}, and the log up to {durable:?}");
+            self.world.recorder.violation("rows-trail-the-log", detail);
         }
     }
 

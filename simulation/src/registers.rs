@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::{join, join_all};
 use http::Method;
 use ruvector_cluster::client::ids::Revision;
 use serde_json::{Value, json};
@@ -23,12 +24,16 @@ use crate::record::Recorder;
 const POLICY: &str = "policy";
 /// Requests that are kept to be repeated later.
 const KEPT: usize = 16;
+/// Reads at once of one control node, and how often each is repeated.
+const BURST: (u32, u32) = (4, 6);
 
 /// What the clients share.
 #[derive(Clone)]
 pub struct Registers {
     /// Client addresses of control nodes; those that are gone refuse.
     pub addrs: Arc<Mutex<Vec<String>>>,
+    /// Those of them that are told late what is committed.
+    pub late: Arc<Mutex<Vec<String>>>,
     /// Registers that are labels of these data nodes.
     pub nodes: Vec<String>,
     /// What the policy holds beside the register.
@@ -40,6 +45,7 @@ pub struct Registers {
 }
 
 /// One client.
+#[derive(Clone)]
 pub struct Client {
     shared: Registers,
     api: Api,
@@ -52,6 +58,7 @@ pub struct Client {
     kept: Vec<Kept>,
 }
 
+#[derive(Clone)]
 struct Kept {
     register: String,
     value: String,
@@ -74,7 +81,8 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             match self.chance.between(0, 99) {
                 0..=44 => self.write().await,
-                45..=54 => self.repeat().await,
+                45..=50 => self.repeat().await,
+                51..=54 => self.burst().await,
                 55..=84 => self.read(Consistency::Linearizable).await,
                 _ => self.read(Consistency::Stale).await,
             }
@@ -89,7 +97,7 @@ impl Client {
                 let (value, ask) = self.new_write(&register, None);
                 let outcome = self.send(&register, &value, &ask, Some(addr)).await;
                 fine &= matches!(outcome, WriteOutcome::Acknowledged { .. });
-                fine &= self.read_at(&register, Consistency::Linearizable, addr).await;
+                fine &= self.read_at(&register, Consistency::Linearizable, addr).await.is_some();
             }
         }
         fine
@@ -106,6 +114,10 @@ impl Client {
     fn any_addr(&self) -> String {
         let addrs = self.shared.addrs.lock().unwrap_or_else(PoisonError::into_inner);
         self.chance.pick(&addrs).cloned().unwrap_or_default()
+    }
+
+    fn late_addr(&self) -> Option<String> {
+        self.chance.pick(&self.shared.late.lock().unwrap_or_else(PoisonError::into_inner)).cloned()
     }
 
     fn new_write(&mut self, register: &str, if_match: Option<u64>) -> (String, Ask) {
@@ -155,6 +167,30 @@ impl Client {
         }
     }
 
+    /// Reads of one control node that meet each other, while the register is written; whoever wrote reads there, too.
+    /// Of the policy, since reads of data nodes are passed on to the leader; where that is told late, a round lasts longer.
+    async fn burst(&mut self) {
+        let (register, addr) = (POLICY.to_owned(), self.late_addr().unwrap_or_else(|| self.any_addr()));
+        let (value, ask) = self.new_write(&register, None);
+        let lane = |n: u32| Self { process: self.process * 100 + n, kept: Vec::new(), ..self.clone() };
+        let reads = (1..=BURST.0).map(|n| {
+            let (mut reader, register, addr) = (lane(n), &register, &addr);
+            async move {
+                for _ in 0..BURST.1 {
+                    let pause = reader.chance.between(0, 2_000);
+                    tokio::time::sleep(Duration::from_micros(pause)).await;
+                    reader.read_at(register, Consistency::Linearizable, addr).await;
+                }
+            }
+        });
+        let mut writer = lane(0);
+        let writes = async {
+            writer.send(&register, &value, &ask, None).await;
+            writer.read_at(&register, Consistency::Linearizable, &addr).await;
+        };
+        join(join_all(reads), writes).await;
+    }
+
     /// Sends until there is an outcome, or, without a key, once.
     async fn send(&mut self, register: &str, value: &str, ask: &Ask, at: Option<&str>) -> WriteOutcome {
         let call = self.shared.recorder.event();
@@ -196,7 +232,12 @@ impl Client {
         self.read_at(&register, consistency, &addr).await;
     }
 
-    async fn read_at(&mut self, register: &str, consistency: Consistency, addr: &str) -> bool {
+    async fn read_at(
+        &mut self,
+        register: &str,
+        consistency: Consistency,
+        addr: &str,
+    ) -> Option<MetadataRead> {
         let call = self.shared.recorder.event();
         let path = if register == POLICY {
             "/v1/rebalance/policy".to_owned()
@@ -225,9 +266,8 @@ impl Client {
         if let Some(read) = &answer {
             self.seen.insert(register.to_owned(), read.row_revision.0);
         }
-        let answered = answer.is_some();
-        self.take_down(register, call, MetadataAct::Read { consistency, answer });
-        answered
+        self.take_down(register, call, MetadataAct::Read { consistency, answer: answer.clone() });
+        answer
     }
 
     fn take_down(&self, register: &str, call: u64, act: MetadataAct) {

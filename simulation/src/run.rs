@@ -152,6 +152,7 @@ impl Run {
         let plan = world.plan.clone();
         let registers = Registers {
             addrs: cluster.addrs.clone(),
+            late: cluster.late.clone(),
             nodes: (1..=plan.data_nodes.min(3)).map(|n| format!("d{n}")).collect(),
             policy: policy(),
             recorder: world.recorder.clone(),
@@ -200,6 +201,7 @@ impl Run {
             }
             self.cluster.revive();
             self.monitor.look(&self.cluster.control());
+            self.monitor.look_at_data(&self.cluster);
         }
     }
 

@@ -110,7 +110,7 @@ pub(super) async fn add(
         (None, true) => raft::Seat::Learner,
         (None, false) => raft::Seat::Voter,
     };
-    let hello = ask_hello(&body.client_url).await?;
+    let hello = ask_hello(&app, &body.client_url).await?;
     if hello.member.name != body.id.as_str() {
         return Err(ApiError::invalid(format!(
             "the control node at {} is named {}",
@@ -135,27 +135,17 @@ pub(super) async fn add(
     answer::ok(app.published().revision(), &added)
 }
 
-#[derive(serde::Deserialize)]
-struct Hello {
-    member: raft::MemberInfo,
-    cluster_id: Option<String>,
-}
-
 /// How long a control node that is to join may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
-async fn ask_hello(client_url: &str) -> Result<Hello, ApiError> {
-    let refuse = |e: reqwest::Error| {
-        ApiError::invalid(format!(
-            "the control node at {client_url} does not say who it is: {}",
-            e.without_url()
-        ))
-    };
-    let client = reqwest::Client::builder().no_proxy().timeout(HELLO_TIMEOUT).build().map_err(refuse)?;
-    let url = format!("{}/v1/hello", client_url.trim_end_matches('/'));
-    let response =
-        client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(refuse)?;
-    response.json().await.map_err(refuse)
+async fn ask_hello(app: &App, client_url: &str) -> Result<raft::Greeting, ApiError> {
+    let addr = client_url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let addr = addr.filter(|addr| addr.contains(':') && !addr.contains('/')).ok_or_else(|| {
+        ApiError::invalid(format!("`client_url` must read http://host:port, and is {client_url:?}"))
+    })?;
+    app.node.greet(addr, HELLO_TIMEOUT).await.map_err(|error| {
+        ApiError::invalid(format!("the control node at {client_url} does not say who it is: {error}"))
+    })
 }
 
 /// `DELETE /v1/members/{id}`.
