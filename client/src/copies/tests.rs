@@ -183,6 +183,19 @@ async fn assignments_are_acknowledged_once_they_are_in_force() {
     assert_eq!(node.copies.held().len(), 1, "what is not assigned is kept");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_again_tells_what_it_holds_and_leads_nothing_that_it_led() {
+    let left = alone().await.disk().await;
+    let mut node = Node::restart(1, &Net::default(), Arc::new(TokioSpawn), Some(left)).await;
+    let held = node.copies.held();
+    assert_eq!((held.len(), held[0].id, held[0].epoch, held[0].position), (1, SHARD, Epoch(1), 1));
+    node.grant(LONG_MS);
+    node.install(Some(assignment(1, 1, 1, false))).await.unwrap();
+    assert_eq!(node.read("first").await, Outcome::Unavailable);
+    node.install(Some(assignment(1, 1, 2, false))).await.unwrap();
+    assert_eq!(node.read("first").await, Outcome::Done { epoch: Epoch(2), body: Some("v".into()) });
+}
+
 /// Ends what it is given.
 struct Drops;
 

@@ -107,6 +107,8 @@ impl BlockingStore for TestStore {
 pub(super) struct TestDisk {
     trouble: Arc<Trouble>,
     generation: AtomicU64,
+    /// What an earlier process left.
+    left: Option<MemoryCopy>,
 }
 
 #[async_trait]
@@ -114,10 +116,10 @@ impl NodeStore for TestDisk {
     type Copy = Blocking<TestStore>;
 
     async fn shards(&self) -> Result<Vec<ShardId>, HostError> {
-        Ok(Vec::new())
+        Ok(self.left.iter().map(|_| SHARD).collect())
     }
     async fn open(&self, _: ShardId) -> Result<Self::Copy, HostError> {
-        Ok(Blocking::new(TestStore { memory: MemoryStore::default(), trouble: self.trouble.clone() }))
+        Ok(Blocking::new(TestStore { memory: self.left.clone().into(), trouble: self.trouble.clone() }))
     }
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
@@ -167,10 +169,15 @@ pub(super) fn name(n: u64) -> NodeId {
 impl Node {
     /// Node `n`, in the session of its first incarnation.
     pub(super) async fn start(n: u64, net: &Net, spawn: Arc<dyn Spawn>) -> Self {
+        Self::restart(n, net, spawn, None).await
+    }
+
+    /// The same on a disk with what an earlier process left.
+    pub(super) async fn restart(n: u64, net: &Net, spawn: Arc<dyn Spawn>, left: Option<MemoryCopy>) -> Self {
         let clock = Arc::new(TestClock(Instant::now()));
         let lease = LeaseWatch::new(clock.clone());
         let (reporter, outbox) = Outbox::new();
-        let disk = TestDisk::default();
+        let disk = TestDisk { left, ..TestDisk::default() };
         let trouble = disk.trouble.clone();
         let parts = Parts {
             node: name(n),
