@@ -33,6 +33,18 @@ pub struct Carried {
     pub left: Vec<StoreAction>,
 }
 
+/// Most actions that share an fsync.
+const MAX_GROUP: usize = 64;
+
+/// How many of the first of `actions` a store may make durable with one fsync: at least one, where there is any. They are of
+/// the kinds that clients wait for; others are few, and stand alone.
+#[must_use]
+pub fn group_of(actions: &[StoreAction]) -> usize {
+    let shares = |action: &&StoreAction| matches!(action, StoreAction::Append(_) | StoreAction::Adopt(_));
+    let sharing = actions.iter().take(MAX_GROUP).take_while(shares).count();
+    sharing.max(actions.len().min(1))
+}
+
 /// The store of one copy, which need not exist.
 ///
 /// To ensure correctness:

@@ -24,7 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use ruvector_cluster_client::copies::{BlockingStore, CopySize, Idle};
+use ruvector_cluster_client::copies::{BlockingStore, CopySize, Idle, group_of};
 use ruvector_cluster_client::ids::{Epoch, Position};
 use ruvector_cluster_client::replica::store::{ShardStore, StoreAction, StoreError, StoreResult, StoreState};
 use ruvector_cluster_client::replica::wire::{Alignment, Chunk, Write};
@@ -32,9 +32,6 @@ use ruvector_cluster_client::replica::{Key, Value};
 
 use content::Record;
 use copy::{Copy, remove_dir, unpoison};
-
-/// Most actions that share an fsync.
-const MAX_GROUP: usize = 64;
 
 /// Something found.
 #[derive(Clone, Debug, PartialEq)]
@@ -216,20 +213,19 @@ impl BlockingStore for VectorShard {
         let mut results = Vec::new();
         while results.len() < actions.len() {
             let rest = &actions[results.len()..];
-            let shares = |a: &&StoreAction| matches!(a, StoreAction::Append(_) | StoreAction::Adopt(_));
-            let group = rest.iter().take(MAX_GROUP).take_while(shares).count();
-            let done = if group > 0 {
-                self.log(rest[..group].iter().filter_map(record_of).collect())
-                    .map(|()| vec![StoreResult::Done; group])
+            let group = &rest[..group_of(rest)];
+            let done = if let [alone] = group {
+                self.carry_out_one(alone).map(|result| vec![result])
             } else {
-                self.carry_out_one(&rest[0]).map(|result| vec![result])
+                self.log(group.iter().filter_map(record_of).collect())
+                    .map(|()| vec![StoreResult::Done; group.len()])
             };
             match done {
                 Ok(done) => results.extend(done),
                 Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => break,
                 Err(error) => {
                     tracing::error!(dir = %self.dir.display(), %error, "the copy failed");
-                    results.extend(vec![StoreResult::Failed; group.max(1)]);
+                    results.extend(vec![StoreResult::Failed; group.len()]);
                 }
             }
         }

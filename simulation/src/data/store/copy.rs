@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use ruvector_cluster_client::agent::HostError;
-use ruvector_cluster_client::copies::{Carried, CopySize, CopyStore, NodeStore};
+use ruvector_cluster_client::copies::{Carried, CopySize, CopyStore, NodeStore, group_of};
 use ruvector_cluster_client::ids::ShardId;
 use ruvector_cluster_client::replica::Key;
 use ruvector_cluster_client::replica::store::{StoreAction, StoreError, StoreState};
@@ -10,8 +10,6 @@ use ruvector_cluster_client::replica::wire::Write;
 
 use super::{DataDisk, Life};
 
-/// Most actions that share a sync.
-const MAX_GROUP: usize = 64;
 /// What a disk of a data node is said to have free.
 const FREE_BYTES: u64 = 1 << 40;
 
@@ -97,10 +95,4 @@ impl CopyStore for DiskCopy {
     fn size(&self) -> Option<CopySize> {
         self.disk.size(self.shard)
     }
-}
-
-/// How many of the first actions share a sync.
-fn group_of(waiting: &[StoreAction]) -> usize {
-    let shares = |action: &&StoreAction| matches!(action, StoreAction::Append(_) | StoreAction::Adopt(_));
-    waiting.iter().take(MAX_GROUP).take_while(shares).count().max(1)
 }
