@@ -13,7 +13,7 @@ use crate::agent::ShardHost;
 use crate::ids::Incarnation;
 use crate::replica::store::{StoreAction, StoreResult};
 use crate::wire::Role;
-use world::{Net, Node, SHARD, assignment};
+use world::{Net, Node, SHARD, assignment, handing_over};
 
 /// A lease that outlives the test.
 const LONG_MS: u64 = 1_000_000;
@@ -30,8 +30,8 @@ async fn alone() -> Node {
     node
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_write_is_on_disk_on_both_copies_when_it_is_acknowledged() {
+/// The primary and the replica of an open shard.
+async fn pair() -> (Node, Node) {
     let net = Net::default();
     let mut primary = Node::start(1, &net, Arc::new(TokioSpawn)).await;
     let mut replica = Node::start(2, &net, Arc::new(TokioSpawn)).await;
@@ -41,7 +41,12 @@ async fn a_write_is_on_disk_on_both_copies_when_it_is_acknowledged() {
     let report = primary.report().await;
     assert_eq!(report.2.in_sync_set.as_ref().unwrap().members.len(), 2, "{report:?}");
     primary.accept(&report).await;
+    (primary, replica)
+}
 
+#[tokio::test(start_paused = true)]
+async fn a_write_is_on_disk_on_both_copies_when_it_is_acknowledged() {
+    let (primary, replica) = pair().await;
     let Outcome::Done { epoch, body } = primary.write("k", None).await else { panic!("not acknowledged") };
     assert_eq!((epoch, body), (Epoch(1), Position { epoch: Epoch(1), n: 1 }));
     for node in [&primary, &replica] {
@@ -194,6 +199,26 @@ async fn a_node_that_starts_again_tells_what_it_holds_and_leads_nothing_that_it_
     assert_eq!(node.read("first").await, Outcome::Unavailable);
     node.install(Some(assignment(1, 1, 2, false))).await.unwrap();
     assert_eq!(node.read("first").await, Outcome::Done { epoch: Epoch(2), body: Some("v".into()) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assignment_comes_before_the_lease_that_goes_with_it() {
+    let (mut primary, _replica) = pair().await;
+    primary.end().await;
+    primary.begin(2).await;
+    primary.grant(300);
+    primary.trouble.is_full.store(true, Ordering::SeqCst);
+    let copies = primary.copies.clone();
+    let write = Write { position: Position::default(), key: "k".into(), value: None };
+    let writing = tokio::spawn(async move { copies.write(SHARD, None, vec![write]).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The primaryship is being given away: what is under way may be answered only as long as the lease before lasts.
+    primary.grant(LONG_MS);
+    primary.install(Some(handing_over(assignment(1, 2, 1, false)))).await.unwrap();
+    assert!(primary.copies.statuses()[0].1.serving, "the write is under way");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!primary.copies.statuses()[0].1.serving);
+    assert_eq!(writing.await.unwrap(), [Outcome::Unknown]);
 }
 
 /// Ends what it is given.

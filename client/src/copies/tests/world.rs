@@ -11,12 +11,14 @@ use tokio::time::Instant;
 use crate::agent::{AssignmentUpdate, HostError, LeaseWatch, Outbox, ShardHost};
 use crate::clock::Clock;
 use crate::copies::{Blocking, BlockingStore, Copies, CopySize, Messenger, NodeStore, Outcome, Parts, Spawn};
-use crate::ids::{Epoch, Incarnation, NodeId, Position, Revision, ShardId};
+use crate::ids::{Epoch, Incarnation, MigrationId, NodeId, Position, Revision, ShardId};
 use crate::replica::memory::{MemoryCopy, MemoryStore};
 use crate::replica::store::{ShardStore, StoreAction, StoreError, StoreResult, StoreState};
 use crate::replica::wire::{Alignment, Answer, Chunk, Request, Write};
 use crate::replica::{Key, Value};
-use crate::wire::{Assignment, CopyInfo, NodeAddr, Report, ReportResult, Role};
+use crate::wire::{
+    AssignedMigration, Assignment, CopyInfo, MigrationKind, NodeAddr, Phase, Report, ReportResult, Role,
+};
 
 pub(super) const SHARD: ShardId = ShardId(0);
 
@@ -280,4 +282,12 @@ pub(super) fn assignment(of: u64, nodes: u64, epoch: u64, founding: bool) -> Ass
         copies: (1..=nodes).map(copy).collect(),
         migration: None,
     }
+}
+
+/// The same while the second node takes the primaryship.
+pub(super) fn handing_over(assignment: Assignment) -> Assignment {
+    let at = |n| Some(NodeAddr { node: name(n), addr: format!("d{n}:1") });
+    let (phase, kind) = (Phase::HandingOver, MigrationKind::Promote);
+    let migration = AssignedMigration { id: MigrationId(1), phase, kind, source: at(1), target: at(2) };
+    Assignment { migration: Some(migration), ..assignment }
 }
