@@ -60,7 +60,8 @@ pub struct HostError(pub String);
 
 /// Who holds the copies. To ensure correctness:
 /// - after [`begin`](ShardHost::begin) nothing is answered under an earlier incarnation;
-/// - [`install`](ShardHost::install) returns once the assignments are in force, epochs on disk;
+/// - [`install`](ShardHost::install) returns once the assignments are in force: from there nothing is answered under older
+///   ones, and nothing under an epoch of theirs before that epoch is on disk;
 /// - a primary answers only while [`LeaseWatch::runs`].
 #[async_trait]
 pub trait ShardHost: Send + Sync + 'static {
