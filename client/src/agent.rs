@@ -48,9 +48,6 @@ pub struct AssignmentUpdate {
     pub changed: Vec<ShardId>,
     /// Shards that were assigned before and no longer are.
     pub removed: Vec<ShardId>,
-    /// When the lease that the node had under the assignments before ends, on the boot clock: a primary that is handing
-    /// over answers requests that it already holds no longer than this.
-    pub lease_before_until_ms: u64,
 }
 
 /// A host could not do what it must have done before the agent goes on.

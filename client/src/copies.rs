@@ -111,7 +111,7 @@ impl<N: NodeStore> Copies<N> {
         self.get(shard)?.store.size()
     }
 
-    /// Closes all copies; nothing may be asked of them any more.
+    /// Closes all copies. The tasks go on until the process ends; what they ask of the stores from then on may fail.
     pub async fn close(&self) {
         for (_, handle) in self.all() {
             handle.store.close().await;

@@ -30,7 +30,7 @@ mod types;
 
 pub use bootstrap::Phase;
 pub use config::{Compaction, NodeConfig, Timing};
-pub use error::{CallError, FatalError, MembershipError, ProposeError, ReadError, StartError};
+pub use error::{CallError, FatalError, GreetError, MembershipError, ProposeError, ReadError, StartError};
 pub use machine::{Applied, RestoreError, StateMachine};
 pub use member::{Greeting, Leadership, LeadershipState, Member, MemberInfo, MemberRole};
 pub use membership::Seat;

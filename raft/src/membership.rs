@@ -291,10 +291,15 @@ fn removes(change: &ChangeMembers<u64, Peer>, raft_id: u64) -> bool {
     }
 }
 
-/// The first learner that has caught up and for which there is a seat.
+/// The first voter whose seat another one has been given, else the first learner that has caught up and for which there is a seat.
 fn next_promotion(members: &[Member], max_voters: usize) -> Option<ChangeMembers<u64, Peer>> {
     let voters: BTreeMap<u64, &Member> =
         members.iter().filter(|m| m.role == MemberRole::Voter).map(|m| (m.info.raft_id, m)).collect();
+    // Whoever found a free seat before it was told whom to replace votes already.
+    let replaced = |voter: &&&Member| voter.replaces.is_some_and(|replaced| voters.contains_key(&replaced));
+    if let Some(replaced) = voters.values().find(replaced).and_then(|voter| voter.replaces) {
+        return Some(ChangeMembers::RemoveVoters(BTreeSet::from([replaced])));
+    }
     let furthest = voters.values().filter_map(|voter| voter.matched).max()?;
     let ready = |member: &&Member| {
         member.role == MemberRole::Learner
@@ -355,5 +360,17 @@ mod tests {
         let both =
             vec![ChangeMembers::AddVoterIds([2].into()), ChangeMembers::RemoveVoters(BTreeSet::from([1]))];
         assert_eq!(next_promotion(&members, 1), Some(ChangeMembers::Batch(both)));
+        members.remove(0);
+        assert_eq!(next_promotion(&members, 1), None);
+    }
+
+    #[test]
+    fn a_replacement_that_had_found_a_free_seat_still_replaces() {
+        let mut members = vec![member(1, MemberRole::Voter, 10), member(2, MemberRole::Voter, 10)];
+        assert_eq!(next_promotion(&members, 3), None);
+        members[1].replaces = Some(1);
+        assert_eq!(next_promotion(&members, 3), Some(ChangeMembers::RemoveVoters(BTreeSet::from([1]))));
+        members.remove(0);
+        assert_eq!(next_promotion(&members, 3), None);
     }
 }

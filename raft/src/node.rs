@@ -34,7 +34,7 @@ use crate::bootstrap::promise::{Founding, PromiseError};
 use crate::bootstrap::{self, Phase, with_port};
 use crate::codec;
 use crate::config::NodeConfig;
-use crate::error::{CallError, FatalError, StartError};
+use crate::error::{CallError, FatalError, GreetError, StartError};
 use crate::machine::StateMachine;
 use crate::machine_store::{MachineStore, Published};
 use crate::member::{Greeting, LeadershipState, Member, MemberInfo, MemberRole};
@@ -261,14 +261,10 @@ impl Node {
     /// Asks the control node whose client API is at `addr` (`host:port`) who it is.
     ///
     /// # Errors
-    /// When it does not answer, or is no control node.
-    pub async fn greet(&self, addr: &str, timeout: Duration) -> Result<Greeting, TransportError> {
-        let answer = self.core.links.transport().hello(addr, timeout).await?;
-        let hello: Result<Hello, _> = serde_json::from_slice(&answer);
-        let hello = hello.map_err(|error| TransportError::NoAnswer {
-            peer: addr.to_owned(),
-            why: format!("no control node answers there: {error}"),
-        })?;
+    /// [`GreetError`].
+    pub async fn greet(&self, addr: &str, timeout: Duration) -> Result<Greeting, GreetError> {
+        let answer = self.core.links.transport().hello(addr, timeout).await.map_err(GreetError::NoAnswer)?;
+        let hello: Hello = serde_json::from_slice(&answer).map_err(GreetError::Foreign)?;
         Ok(Greeting { member: hello.member, cluster_id: hello.cluster_id })
     }
 

@@ -186,6 +186,12 @@ impl ControlNode {
         self.state().host.is_some()
     }
 
+    /// Whether its process stands still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.state().host.as_ref().is_some_and(Host::is_paused)
+    }
+
     /// Why it ended by itself, if it did, once a supervisor would start it again.
     #[must_use]
     pub fn stopped(&self) -> Option<String> {

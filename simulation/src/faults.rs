@@ -123,12 +123,12 @@ impl Faults {
         self.cluster.world.chance.pick(&self.cluster.control()).cloned()
     }
 
-    /// Whoever believes to lead.
+    /// Whoever leads in the highest term, and is not paused.
     fn leader(&self) -> Option<Arc<ControlNode>> {
-        let leads = |node: &Arc<ControlNode>| {
-            node.live().is_some_and(|live| live.node.leadership().borrow().mine.is_some())
-        };
-        self.cluster.control().into_iter().find(leads)
+        let term = |node: &Arc<ControlNode>| Some(node.live()?.node.leadership().borrow().mine?.term);
+        let running = self.cluster.control().into_iter().filter(|node| !node.is_paused());
+        let leading = running.filter_map(|node| Some((term(&node)?, node)));
+        leading.max_by_key(|(term, _)| *term).map(|(_, node)| node)
     }
 
     fn any_data(&self) -> usize {

@@ -13,15 +13,13 @@ use crate::check::history::{Seen, Standing};
 use crate::cluster::Cluster;
 use crate::control::{ControlNode, Live, World};
 use crate::reference::{hash_of_rows, hash_of_state};
+use crate::serving::Twice;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks within which the numbers of one moment are told.
 const MOMENT_LOOKS: u32 = 3;
-
-/// A copy learns within so many looks that it serves no longer: a replica looks at its lease at each tick.
-const TICK_LOOKS: u32 = 4;
 
 /// What was decided on a state may be committed so much later.
 const DECIDED_WITHIN: Duration = Duration::from_secs(5);
@@ -36,8 +34,7 @@ pub struct Monitor {
     /// In so many looks a node had applied more than it said to be committed.
     ahead: BTreeMap<u64, u32>,
     primaries: BTreeMap<(ShardId, Epoch), NodeId>,
-    /// In so many looks two nodes served a shard: the lower of their epochs.
-    served_twice: BTreeMap<(ShardId, Epoch), u32>,
+    twice: Twice,
     newest: Option<Arc<Metadata>>,
     /// States before it, and until when each was the newest.
     recent: VecDeque<(Instant, Arc<Metadata>)>,
@@ -58,7 +55,7 @@ impl Monitor {
             seen: BTreeMap::new(),
             ahead: BTreeMap::new(),
             primaries: BTreeMap::new(),
-            served_twice: BTreeMap::new(),
+            twice: Twice::default(),
             newest: None,
             recent: VecDeque::new(),
             terms: BTreeSet::new(),
@@ -109,27 +106,21 @@ impl Monitor {
 
     /// At most one node serves a shard, by its own clock and by what it knows.
     pub fn look_at_data(&mut self, cluster: &Cluster) {
-        let mut serving: BTreeMap<ShardId, BTreeMap<Epoch, NodeId>> = BTreeMap::new();
+        let mut serving = Vec::new();
         for at in 0..cluster.data_nodes() {
             cluster.with_data(at, |node| {
-                if node.lease_runs() {
-                    for (shard, status) in node.statuses().into_iter().filter(|(_, status)| status.serving) {
-                        serving.entry(shard).or_default().insert(status.epoch, node.machine().node.clone());
-                    }
+                // One that stands still answers nothing, and looks at its lease before it does so again.
+                if node.host().is_paused() || !node.lease_runs() {
+                    return;
                 }
+                let name = &node.machine().node;
+                let statuses = node.statuses().into_iter().filter(|(_, status)| status.serving);
+                serving.extend(statuses.map(|(shard, status)| (shard, status.epoch, name.clone())));
             });
         }
-        let mut twice = BTreeMap::new();
-        for (shard, nodes) in serving.iter().filter(|(_, nodes)| nodes.len() > 1) {
-            let Some(lowest) = nodes.keys().next() else { continue };
-            let looks = self.served_twice.get(&(*shard, *lowest)).copied().unwrap_or(0) + 1;
-            if looks == TICK_LOOKS {
-                let detail = format!("shard {shard} is served by {nodes:?}");
-                self.world.recorder.violation("one-primary-serves", detail);
-            }
-            twice.insert((*shard, *lowest), looks);
+        for detail in self.twice.look(&serving) {
+            self.world.recorder.violation("one-primary-serves", detail);
         }
-        self.served_twice = twice;
     }
 
     /// What is stored of the state never runs ahead of the log on disk.

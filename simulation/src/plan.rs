@@ -8,6 +8,7 @@ use ruvector_cluster::metadata::Settings;
 use ruvector_cluster_raft::Compaction;
 
 use crate::chance::Chance;
+use crate::control::hash_of;
 use crate::faults::FaultKind;
 use crate::net::Quality;
 
@@ -45,8 +46,12 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let chance = Chance::new(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let mut faults: Vec<FaultKind> =
-            FaultKind::ALL.iter().copied().filter(|_| chance.per_mille(600)).collect();
+        // Each kind by its name, so that a new one leaves the others of a seed as they are.
+        let comes = |kind: &FaultKind| {
+            let name = format!("{kind:?}");
+            Chance::new(hash_of(&[&seed.to_le_bytes(), name.as_bytes()])).per_mille(600)
+        };
+        let mut faults: Vec<FaultKind> = FaultKind::ALL.iter().copied().filter(comes).collect();
         if faults.is_empty() {
             faults.push(FaultKind::ControlPowerLoss);
         }

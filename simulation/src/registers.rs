@@ -45,7 +45,6 @@ pub struct Registers {
 }
 
 /// One client.
-#[derive(Clone)]
 pub struct Client {
     shared: Registers,
     api: Api,
@@ -58,7 +57,6 @@ pub struct Client {
     kept: Vec<Kept>,
 }
 
-#[derive(Clone)]
 struct Kept {
     register: String,
     value: String,
@@ -97,10 +95,23 @@ impl Client {
                 let (value, ask) = self.new_write(&register, None);
                 let outcome = self.send(&register, &value, &ask, Some(addr)).await;
                 fine &= matches!(outcome, WriteOutcome::Acknowledged { .. });
-                fine &= self.read_at(&register, Consistency::Linearizable, addr).await.is_some();
+                fine &= self.read_at(&register, Consistency::Linearizable, addr).await;
             }
         }
         fine
+    }
+
+    /// A client that does something while this one does something else.
+    fn lane(&self, n: u32) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            api: self.api.clone(),
+            chance: self.chance.clone(),
+            process: self.process * 100 + n,
+            written: 0,
+            seen: BTreeMap::new(),
+            kept: Vec::new(),
+        }
     }
 
     fn registers(&self) -> Vec<String> {
@@ -172,9 +183,8 @@ impl Client {
     async fn burst(&mut self) {
         let (register, addr) = (POLICY.to_owned(), self.late_addr().unwrap_or_else(|| self.any_addr()));
         let (value, ask) = self.new_write(&register, None);
-        let lane = |n: u32| Self { process: self.process * 100 + n, kept: Vec::new(), ..self.clone() };
         let reads = (1..=BURST.0).map(|n| {
-            let (mut reader, register, addr) = (lane(n), &register, &addr);
+            let (mut reader, register, addr) = (self.lane(n), &register, &addr);
             async move {
                 for _ in 0..BURST.1 {
                     let pause = reader.chance.between(0, 2_000);
@@ -183,7 +193,7 @@ impl Client {
                 }
             }
         });
-        let mut writer = lane(0);
+        let mut writer = self.lane(0);
         let writes = async {
             writer.send(&register, &value, &ask, None).await;
             writer.read_at(&register, Consistency::Linearizable, &addr).await;
@@ -232,12 +242,7 @@ impl Client {
         self.read_at(&register, consistency, &addr).await;
     }
 
-    async fn read_at(
-        &mut self,
-        register: &str,
-        consistency: Consistency,
-        addr: &str,
-    ) -> Option<MetadataRead> {
+    async fn read_at(&mut self, register: &str, consistency: Consistency, addr: &str) -> bool {
         let call = self.shared.recorder.event();
         let path = if register == POLICY {
             "/v1/rebalance/policy".to_owned()
@@ -266,8 +271,9 @@ impl Client {
         if let Some(read) = &answer {
             self.seen.insert(register.to_owned(), read.row_revision.0);
         }
-        self.take_down(register, call, MetadataAct::Read { consistency, answer: answer.clone() });
-        answer
+        let answered = answer.is_some();
+        self.take_down(register, call, MetadataAct::Read { consistency, answer });
+        answered
     }
 
     fn take_down(&self, register: &str, call: u64, act: MetadataAct) {

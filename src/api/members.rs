@@ -1,9 +1,11 @@
 //! The control cluster's members and its leader.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
+use http::Uri;
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::{AddMemberRequest, LeaderInfo, Member, MemberRole, TransferRequest};
 use ruvector_cluster_raft as raft;
@@ -139,13 +141,21 @@ pub(super) async fn add(
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn ask_hello(app: &App, client_url: &str) -> Result<raft::Greeting, ApiError> {
-    let addr = client_url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-    let addr = addr.filter(|addr| addr.contains(':') && !addr.contains('/')).ok_or_else(|| {
+    let addr = address_of(client_url).ok_or_else(|| {
         ApiError::invalid(format!("`client_url` must read http://host:port, and is {client_url:?}"))
     })?;
-    app.node.greet(addr, HELLO_TIMEOUT).await.map_err(|error| {
-        ApiError::invalid(format!("the control node at {client_url} does not say who it is: {error}"))
+    app.node.greet(&addr, HELLO_TIMEOUT).await.map_err(|error| {
+        let why = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        ApiError::invalid(format!("the control node at {client_url} does not say who it is: {error}{why}"))
     })
+}
+
+/// `host:port` of an `http` URL without a path.
+fn address_of(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let is_plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+    let authority = uri.authority().filter(|authority| is_plain && !authority.as_str().contains('@'))?;
+    Some(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
 }
 
 /// `DELETE /v1/members/{id}`.
@@ -163,4 +173,23 @@ pub(super) async fn remove(
     let name = node_id(&id)?;
     app.node.remove_member(raft_id(&app, &name)?).await?;
     answer::ok(app.published().revision(), &json!({ "members": members(&app) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_url_names_a_host_and_a_port() {
+        let told = |url| address_of(url).unwrap_or_default();
+        assert_eq!(told("http://127.0.0.1:7001"), "127.0.0.1:7001");
+        assert_eq!(told("HTTP://n4.example:7001/"), "n4.example:7001");
+        assert_eq!(told("http://[::1]:7001"), "[::1]:7001");
+        assert_eq!(told("http://n4.example"), "n4.example:80");
+        for wrong in
+            ["", "n4:7001", "https://n4:7001", "http://n4:7001/api", "http://u:p@n4:7001", "http://:1"]
+        {
+            assert_eq!(address_of(wrong), None, "{wrong}");
+        }
+    }
 }

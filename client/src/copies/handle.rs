@@ -9,8 +9,8 @@ use super::store::CopyStore;
 use super::task::{CopyTask, Input, Shown};
 use super::worker;
 use crate::ids::{Epoch, ShardId};
-use crate::replica::event::{Operation, Refusal, Reply};
-use crate::replica::{Limits, Replica};
+use crate::replica::event::{Operation, Refusal, Reply, ReportOutcome};
+use crate::replica::{Limits, Replica, ReportId};
 
 /// Requests that wait to be looked at; the replica holds a bounded number of its own.
 const MAX_QUEUED: usize = 4_096;
@@ -23,6 +23,7 @@ pub(super) struct CopyHandle<S> {
     pub(super) store: Arc<S>,
     pub(super) shown: Arc<Shown>,
     queue: mpsc::Sender<Input>,
+    own: mpsc::UnboundedSender<Input>,
 }
 
 impl<S: CopyStore> CopyHandle<S> {
@@ -40,10 +41,17 @@ impl<S: CopyStore> CopyHandle<S> {
         let (actions, asked) = mpsc::unbounded_channel();
         let storing = worker::run(store.clone(), asked, own.clone());
         parts.spawn.spawn(&format!("shard {shard}'s store"), Box::pin(storing));
-        let task = CopyTask::new(parts.clone(), shard, replica, actions, own);
+        let task = CopyTask::new(parts.clone(), shard, replica, actions, own.clone());
         let shown = task.shown();
         parts.spawn.spawn(&format!("shard {shard}"), Box::pin(task.run(requests, completions)));
-        Self { store, shown, queue }
+        Self { store, shown, queue, own }
+    }
+
+    /// What came of a report, ahead of what others want.
+    pub(super) fn reported(&self, report: ReportId, outcome: ReportOutcome) {
+        if self.own.send(Input::Reported(report, outcome)).is_err() {
+            tracing::debug!("the shard's task has ended");
+        }
     }
 
     /// Queues `input`, and waits for room. Where the task has ended it is dropped, and with it who would be answered.

@@ -27,7 +27,7 @@ pub(super) struct Counted {
 /// Inputs whose taking is waited for.
 struct Round<S> {
     inputs: Vec<(Arc<CopyHandle<S>>, Input)>,
-    acknowledged: Vec<oneshot::Receiver<()>>,
+    acknowledged: Vec<(ShardId, oneshot::Receiver<()>)>,
 }
 
 impl<S: CopyStore> Round<S> {
@@ -35,22 +35,32 @@ impl<S: CopyStore> Round<S> {
         Self { inputs: Vec::new(), acknowledged: Vec::new() }
     }
 
-    fn add(&mut self, handle: Arc<CopyHandle<S>>, input: impl FnOnce(oneshot::Sender<()>) -> Input) {
+    fn add(
+        &mut self,
+        shard: ShardId,
+        handle: Arc<CopyHandle<S>>,
+        input: impl FnOnce(oneshot::Sender<()>) -> Input,
+    ) {
         let (done, acknowledge) = oneshot::channel();
         self.inputs.push((handle, input(done)));
-        self.acknowledged.push(acknowledge);
+        self.acknowledged.push((shard, acknowledge));
     }
 
-    /// Says whether every task took what it was given.
-    async fn tell(self) -> bool {
+    /// Returns once every task took what it was given.
+    ///
+    /// # Errors
+    /// The shards whose tasks have ended.
+    async fn tell(self) -> Result<(), Vec<ShardId>> {
         for (handle, input) in self.inputs {
             handle.tell(input).await;
         }
-        let mut all_took = true;
-        for done in self.acknowledged {
-            all_took &= done.await.is_ok();
+        let mut ended = Vec::new();
+        for (shard, done) in self.acknowledged {
+            if done.await.is_err() {
+                ended.push(shard);
+            }
         }
-        all_took
+        if ended.is_empty() { Ok(()) } else { Err(ended) }
     }
 }
 
@@ -66,12 +76,12 @@ impl<N: NodeStore> ShardHost for Copies<N> {
 
     async fn pause(&self) {
         let mut round = Round::new();
-        for (_, handle) in self.all() {
-            round.add(handle, Input::LeaseLost);
+        for (shard, handle) in self.all() {
+            round.add(shard, handle, Input::LeaseLost);
         }
-        if !round.tell().await {
-            // One that has ended answers nothing either.
-            tracing::error!(node = %self.parts.node, "a shard's task has ended");
+        if let Err(ended) = round.tell().await {
+            // What has ended answers nothing either.
+            tracing::error!(node = %self.parts.node, ?ended, "the tasks of some shards have ended");
         }
     }
 
@@ -84,19 +94,22 @@ impl<N: NodeStore> ShardHost for Copies<N> {
         for shard in &update.changed {
             let Some(assignment) = update.all.get(shard) else { continue };
             let assignment = Box::new(assignment.clone());
-            round.add(self.start(*shard).await?, |done| Input::Assigned(assignment, done));
+            round.add(*shard, self.start(*shard).await?, |done| Input::Assigned(assignment, done));
         }
-        // Also what an earlier session was assigned, of which the update knows nothing.
+        // Also what an earlier session was assigned, of which the update knows nothing. It is forgotten only once its task has
+        // taken that: the agent may drop this future at any await.
         let left: Vec<ShardId> = {
             let mut assigned = unpoison(&self.assigned);
-            let left = assigned.iter().filter(|shard| !update.all.contains_key(shard)).copied().collect();
-            *assigned = update.all.keys().copied().collect();
-            left
+            assigned.extend(update.all.keys());
+            assigned.iter().filter(|shard| !update.all.contains_key(shard)).copied().collect()
         };
-        for handle in left.into_iter().filter_map(|shard| self.get(shard)) {
-            round.add(handle, Input::Unassigned);
+        for (shard, handle) in left.into_iter().filter_map(|shard| Some((shard, self.get(shard)?))) {
+            round.add(shard, handle, Input::Unassigned);
         }
-        if round.tell().await { Ok(()) } else { Err(HostError("a shard's task has ended".to_owned())) }
+        let ended = |shards| HostError(format!("the tasks of shards {shards:?} have ended"));
+        round.tell().await.map_err(ended)?;
+        *unpoison(&self.assigned) = update.all.keys().copied().collect();
+        Ok(())
     }
 
     fn held(&self) -> Vec<HeldShard> {
@@ -137,7 +150,7 @@ impl<N: NodeStore> ShardHost for Copies<N> {
         let code = || result.code.clone().unwrap_or_else(|| "refused".to_owned());
         let outcome = if result.accepted { ReportOutcome::Accepted } else { ReportOutcome::Refused(code()) };
         if let Some(handle) = self.get(report.shard) {
-            handle.tell(Input::Reported(ReportId(tag), outcome)).await;
+            handle.reported(ReportId(tag), outcome);
         }
     }
 }

@@ -75,7 +75,8 @@ pub trait CopyStore: Send + Sync + 'static {
     /// How much there is; `None` without a readable copy. Quick: it is asked for each heartbeat.
     fn size(&self) -> Option<CopySize>;
 
-    /// The node stops in order, and nothing is asked of the copy any more. Nothing may depend on it: nodes are killed.
+    /// The node stops in order. What is still asked of the copy from then on may fail. Nothing may depend on this: nodes are
+    /// killed.
     async fn close(&self) {}
 }
 

@@ -115,7 +115,7 @@ impl CopyTask {
         self.shown.clone()
     }
 
-    /// Runs until nobody can ask any more.
+    /// Runs until nobody can ask any more, or nothing can be stored any more.
     pub(super) async fn run(
         mut self,
         mut requests: mpsc::Receiver<Input>,
@@ -123,7 +123,7 @@ impl CopyTask {
     ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        while !self.actions.is_closed() {
             tokio::select! {
                 biased;
                 Some(input) = completions.recv() => self.take(input),
@@ -134,6 +134,8 @@ impl CopyTask {
                 },
             }
         }
+        // Nothing that waits for the store would ever be answered.
+        tracing::error!(shard = %self.shard, "the shard's store task has ended, and so does the shard's");
     }
 
     fn take(&mut self, input: Input) {
@@ -226,7 +228,7 @@ impl CopyTask {
             match effect {
                 Effect::Store { op, action } => {
                     if self.actions.send((op, action)).is_err() {
-                        tracing::error!(shard = %self.shard, "the shard's store task has ended");
+                        tracing::debug!(shard = %self.shard, "nothing is stored any more");
                     }
                 }
                 Effect::Send { call, to, request } => self.send(call, to, request),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::*;
@@ -234,6 +235,46 @@ async fn assignments_of_a_shard_whose_task_has_ended_are_not_in_force() {
     assert!(node.install(Some(assignment(1, 1, 1, true))).await.is_err());
     assert_eq!(node.write("k", None).await, Outcome::Unavailable);
     assert_eq!(node.read("k").await, Outcome::Unavailable);
+}
+
+/// Runs everything but what stores.
+struct NothingIsStored;
+
+impl Spawn for NothingIsStored {
+    fn spawn(&self, what: &str, future: BoxFuture<'static, ()>) {
+        if !what.ends_with("store") {
+            TokioSpawn.spawn(what, future);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_whose_store_task_has_ended_keeps_nobody_waiting() {
+    let mut node = Node::start(1, &Net::default(), Arc::new(NothingIsStored)).await;
+    let installed = node.install(Some(assignment(1, 1, 1, true))).await;
+    assert!(installed.unwrap_err().0.contains("ended"));
+    assert_eq!(node.write("k", None).await, Outcome::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_install_that_is_dropped_half_way_forgets_no_shard() {
+    let mut node = alone().await;
+    let write =
+        |n| Write { position: Position::default(), key: format!("k{n}").as_str().into(), value: None };
+    // More than a queue holds, so that the install waits for room.
+    let copies = node.copies.clone();
+    let crowd = copies.write(SHARD, None, (0..5_000).map(write).collect());
+    let mut crowd = Box::pin(crowd);
+    assert!(crowd.as_mut().now_or_never().is_none());
+    assert!(node.install(None).now_or_never().is_none());
+    drop(crowd);
+    node.end().await;
+    node.begin(2).await;
+    node.install(None).await.unwrap();
+    node.grant(LONG_MS);
+    let refused = node.write("k", None).await;
+    assert!(matches!(refused, Outcome::NotPrimary { .. } | Outcome::Unavailable), "{refused:?}");
+    assert!(node.copies.statuses().iter().all(|(_, status)| status.role.is_none()));
 }
 
 #[tokio::test(start_paused = true)]

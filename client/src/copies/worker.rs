@@ -55,6 +55,9 @@ async fn carry_out<S: CopyStore>(
         let Carried { results, left } = store.carry_out(waiting).await;
         assert_eq!(results.len() + left.len(), count, "each action was carried out or is left");
         if results.is_empty() {
+            if done.is_closed() {
+                return false;
+            }
             // No space passes: nothing is acknowledged meanwhile, and other copies may do without this one.
             tracing::warn!("the disk is full: writes wait");
             tokio::time::sleep(FULL_WAIT).await;

@@ -29,7 +29,8 @@ impl Faults {
         let Some(leader) = self.leader() else { return false };
         let chance = &self.cluster.world.chance;
         let data = self.cluster.data_names();
-        let mut side: BTreeSet<String> = data.into_iter().filter(|_| chance.per_mille(400)).collect();
+        let mut side: BTreeSet<String> = data.iter().filter(|_| chance.per_mille(300)).cloned().collect();
+        side.extend(chance.pick(&data).cloned());
         side.insert(leader.name.clone());
         let links = links(&self.cluster.names(), |from, to| side.contains(from) != side.contains(to));
         self.without(&links, BEYOND_LEASES_MS).await
@@ -46,7 +47,8 @@ impl Faults {
 
     /// The node learns late what is committed, and so do those that read there.
     pub(super) async fn slow_links(&self) -> bool {
-        let Some(node) = self.any_control() else { return false };
+        let late = locked(&self.cluster.late).clone();
+        let Some(node) = self.any_control().filter(|node| !late.contains(&node.addr())) else { return false };
         let (net, us) = (&self.cluster.world.net, self.between(5_000, 80_000));
         let others = self.cluster.control().into_iter().filter(|other| other.name != node.name);
         let others: Vec<String> = others.map(|other| other.name.clone()).collect();

@@ -40,6 +40,14 @@ impl Faults {
     /// The new control node finds the cluster by its seeds, too: whichever comes first, the operator's word counts.
     pub(super) async fn swap_member(&self) -> bool {
         let Some(old) = self.any_control().filter(|_| self.cluster.may_replace()) else { return false };
+        let names = |reply: &Reply, name: &str| {
+            let members = reply.body["members"].as_array().filter(|_| reply.status == 200);
+            members.is_some_and(|members| members.iter().any(|member| member["id"] == name))
+        };
+        let listed = self.cluster.operate(&Ask::get("/v1/members")).await;
+        if !old.is_up() || !listed.is_some_and(|reply| names(&reply, &old.name)) {
+            return false;
+        }
         let new = self.cluster.add_control();
         new.start();
         self.wait(0, 1_000).await;
@@ -54,10 +62,7 @@ impl Faults {
         let done = |reply: &Reply| reply.status == 200 || reply.status == 404;
         let is_asked = self.cluster.insist_for(&ask, OPERATOR, done).await.is_some();
         // It is promoted once it has caught up; until then the other one votes.
-        let is_gone = |reply: &Reply| {
-            let members = reply.body["members"].as_array().filter(|_| reply.status == 200);
-            members.is_some_and(|members| members.iter().all(|member| member["id"] != old.name.as_str()))
-        };
+        let is_gone = |reply: &Reply| names(reply, &new.name) && !names(reply, &old.name);
         let is_swapped =
             is_asked && self.cluster.insist_for(&Ask::get("/v1/members"), OPERATOR, is_gone).await.is_some();
         if is_swapped {

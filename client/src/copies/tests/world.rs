@@ -221,7 +221,6 @@ impl Node {
             changed: assigned.iter().map(|assignment| assignment.shard).collect(),
             all: Arc::new(assigned.into_iter().map(|assignment| (assignment.shard, assignment)).collect()),
             removed: Vec::new(),
-            lease_before_until_ms: self.lease.until_ms(),
         };
         self.copies.install(&update).await
     }
