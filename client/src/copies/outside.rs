@@ -21,8 +21,8 @@ pub trait Messenger: Send + Sync + 'static {
 
 /// Where tasks run.
 ///
-/// To ensure correctness: all tasks of a node end with its process; none stays behind and answers. What is given is run
-/// at once and to its end, as long as that lives.
+/// To ensure correctness: all tasks of a node end with its process; none stays behind and answers. What is given is
+/// scheduled at once and run to its end, as long as that lives.
 pub trait Spawn: Send + Sync + 'static {
     /// Runs `future`; `what` says what it is, for people.
     fn spawn(&self, what: &str, future: BoxFuture<'static, ()>);
