@@ -266,18 +266,25 @@ pub(crate) async fn run(core: Arc<Core>) {
             return;
         }
         let left_over = core.is_joint().then(|| ChangeMembers::AddVoterIds(BTreeSet::new()));
-        let promotion = || next_promotion(&core.members(), core.config.max_voters);
-        if let Some(change) = left_over.or_else(promotion) {
-            let _one = core.changing.lock().await;
-            let done = if removes(&change, core.raft_id) {
-                // Its successor makes the change.
-                node.transfer(None).await
-            } else {
-                core.change(change).await
-            };
-            if let Err(error) = done {
-                tracing::debug!(%error, "a learner is not promoted yet");
+        let members = core.members();
+        let done = match left_over.or_else(|| next_promotion(&members, core.config.max_voters)) {
+            Some(change) => {
+                let _one = core.changing.lock().await;
+                if removes(&change, core.raft_id) {
+                    // Its successor makes the change.
+                    node.transfer(None).await
+                } else {
+                    core.change(change).await
+                }
             }
+            // As any removal it asks first whether the rest is there.
+            None => match voter_replaced(&members) {
+                Some(replaced) => node.remove_member(replaced).await,
+                None => Ok(()),
+            },
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "a seat is not given yet");
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -291,15 +298,18 @@ fn removes(change: &ChangeMembers<u64, Peer>, raft_id: u64) -> bool {
     }
 }
 
-/// The first voter whose seat another one has been given, else the first learner that has caught up and for which there is a seat.
+/// A voter that another voter is to replace: that one found a free seat before it was told whom to replace.
+fn voter_replaced(members: &[Member]) -> Option<u64> {
+    let votes =
+        |raft_id: u64| members.iter().any(|m| m.role == MemberRole::Voter && m.info.raft_id == raft_id);
+    let voters = members.iter().filter(|member| member.role == MemberRole::Voter);
+    voters.filter_map(|voter| voter.replaces).find(|replaced| votes(*replaced))
+}
+
+/// The first learner that has caught up and for which there is a seat.
 fn next_promotion(members: &[Member], max_voters: usize) -> Option<ChangeMembers<u64, Peer>> {
     let voters: BTreeMap<u64, &Member> =
         members.iter().filter(|m| m.role == MemberRole::Voter).map(|m| (m.info.raft_id, m)).collect();
-    // Whoever found a free seat before it was told whom to replace votes already.
-    let replaced = |voter: &&&Member| voter.replaces.is_some_and(|replaced| voters.contains_key(&replaced));
-    if let Some(replaced) = voters.values().find(replaced).and_then(|voter| voter.replaces) {
-        return Some(ChangeMembers::RemoveVoters(BTreeSet::from([replaced])));
-    }
     let furthest = voters.values().filter_map(|voter| voter.matched).max()?;
     let ready = |member: &&Member| {
         member.role == MemberRole::Learner
@@ -367,10 +377,10 @@ mod tests {
     #[test]
     fn a_replacement_that_had_found_a_free_seat_still_replaces() {
         let mut members = vec![member(1, MemberRole::Voter, 10), member(2, MemberRole::Voter, 10)];
-        assert_eq!(next_promotion(&members, 3), None);
+        assert_eq!(voter_replaced(&members), None);
         members[1].replaces = Some(1);
-        assert_eq!(next_promotion(&members, 3), Some(ChangeMembers::RemoveVoters(BTreeSet::from([1]))));
+        assert_eq!(voter_replaced(&members), Some(1));
         members.remove(0);
-        assert_eq!(next_promotion(&members, 3), None);
+        assert_eq!(voter_replaced(&members), None);
     }
 }
