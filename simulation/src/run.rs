@@ -18,7 +18,7 @@ use crate::chance::Chance;
 use crate::check::Violation;
 use crate::check::history::WatchRecord;
 use crate::cluster::{Cluster, control_addresses};
-use crate::control::{End, World};
+use crate::control::{ControlNode, End, World};
 use crate::data::client::{ClientParts, DataClient, Mix, read_all};
 use crate::data::keys::{self, PlacedKey};
 use crate::data::record::{Events, Recorder as DataRecorder};
@@ -379,13 +379,15 @@ async fn mend(cluster: Arc<Cluster>) {
     let began = Instant::now();
     loop {
         cluster.heal();
+        let outside = no_members(&cluster).await;
         if began.elapsed() > JOINS_WITHIN {
-            replace_removed(&cluster).await;
+            replace_removed(&cluster, outside.as_deref().unwrap_or_default());
         }
+        let complete = outside.is_some_and(|outside| outside.is_empty());
         let healthy = cluster.operate(&Ask::get("/v1/health")).await;
         let active = cluster.operate(&Ask::get("/v1/migrations?active=true")).await;
         let idle = active.is_some_and(|reply| reply.body["migrations"].as_array().is_some_and(Vec::is_empty));
-        if idle && healthy.is_some_and(|reply| reply.body["status"] == "healthy") {
+        if complete && idle && healthy.is_some_and(|reply| reply.body["status"] == "healthy") {
             return;
         }
         force_lost(&cluster).await;
@@ -393,16 +395,20 @@ async fn mend(cluster: Arc<Cluster>) {
     }
 }
 
-/// A control node that is no member any more makes way for one that joins.
-async fn replace_removed(cluster: &Cluster) {
-    let Some(reply) = cluster.operate(&Ask::get("/v1/cluster")).await else { return };
-    let Some(members) = reply.body["members"].as_array() else { return };
+/// The control nodes that are no members, be it any more or not yet; `None` where nobody says.
+async fn no_members(cluster: &Cluster) -> Option<Vec<Arc<ControlNode>>> {
+    let reply = cluster.operate(&Ask::get("/v1/cluster")).await?;
+    let members = reply.body["members"].as_array()?;
     let names: BTreeSet<&str> = members.iter().filter_map(|member| member["id"].as_str()).collect();
-    for node in cluster.control() {
-        if !names.contains(node.name.as_str()) && node.was_member() {
-            node.kill(End::PowerLoss);
-            cluster.replace_control(&node).start();
-        }
+    let control = cluster.control().into_iter();
+    Some(control.filter(|node| !names.contains(node.name.as_str())).collect())
+}
+
+/// Control nodes that are no members any more make way for others that join.
+fn replace_removed(cluster: &Cluster, outside: &[Arc<ControlNode>]) {
+    for node in outside.iter().filter(|node| node.was_member()) {
+        node.kill(End::PowerLoss);
+        cluster.replace_control(node).start();
     }
 }
 
