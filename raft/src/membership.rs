@@ -303,7 +303,9 @@ fn voter_replaced(members: &[Member]) -> Option<u64> {
     let votes =
         |raft_id: u64| members.iter().any(|m| m.role == MemberRole::Voter && m.info.raft_id == raft_id);
     let voters = members.iter().filter(|member| member.role == MemberRole::Voter);
-    voters.filter_map(|voter| voter.replaces).find(|replaced| votes(*replaced))
+    let mut others =
+        voters.filter_map(|voter| voter.replaces.filter(|replaced| *replaced != voter.info.raft_id));
+    others.find(|replaced| votes(*replaced))
 }
 
 /// The first learner that has caught up and for which there is a seat.
@@ -380,6 +382,9 @@ mod tests {
         assert_eq!(voter_replaced(&members), None);
         members[1].replaces = Some(1);
         assert_eq!(voter_replaced(&members), Some(1));
+        members[1].replaces = Some(2);
+        assert_eq!(voter_replaced(&members), None, "nobody replaces himself");
+        members[1].replaces = Some(1);
         members.remove(0);
         assert_eq!(voter_replaced(&members), None);
     }

@@ -119,6 +119,12 @@ pub(super) async fn add(
             body.client_url, hello.member.name
         )));
     }
+    if seat == raft::Seat::InsteadOf(hello.member.raft_id) {
+        return Err(ApiError::invalid(format!(
+            "`replaces` names {} itself: name the control node whose seat it shall get, or leave it out",
+            body.id
+        )));
+    }
     if hello.cluster_id.is_some() && hello.cluster_id != app.node.cluster_id() {
         return Err(ApiError::invalid(format!(
             "the control node {} belongs to another cluster: it needs an empty data directory",
