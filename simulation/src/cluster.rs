@@ -75,6 +75,9 @@ impl Cluster {
 
     /// Starts everything, in an order by chance.
     pub fn start(&self) {
+        if self.world.plan.rough_founding {
+            self.add_control();
+        }
         let mut control = self.control();
         while !control.is_empty() {
             let at = self.world.chance.between(0, control.len() as u64 - 1);

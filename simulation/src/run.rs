@@ -207,6 +207,9 @@ impl Run {
 
     /// Waits until the cluster is founded, and every shard has its copies.
     async fn found(&mut self) {
+        if self.world().plan.rough_founding {
+            self.disturb_founding().await;
+        }
         let cluster = self.cluster.clone();
         let bound = self.world().plan.heal_time;
         let healthy = async move {
@@ -222,6 +225,20 @@ impl Run {
         let set = async move { cluster.insist(&ask, 50, |reply| reply.status == 200).await };
         if self.watching(set).await.is_none() {
             self.stuck("the policy could not be set").await;
+        }
+    }
+
+    /// Control nodes lose their power while they look for each other and promise themselves.
+    async fn disturb_founding(&mut self) {
+        let chance = self.world().chance.clone();
+        for _ in 0..chance.between(1, 6) {
+            let pause = Duration::from_millis(chance.between(1, 400));
+            self.watching(tokio::time::sleep(pause)).await;
+            let Some(node) = chance.pick(&self.cluster.control()).cloned() else { continue };
+            node.kill(End::PowerLoss);
+            let pause = Duration::from_millis(chance.between(1, 200));
+            self.watching(tokio::time::sleep(pause)).await;
+            node.start();
         }
     }
 

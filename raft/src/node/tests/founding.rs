@@ -69,6 +69,25 @@ async fn flags_that_disagree_are_named_and_nothing_starts() {
     assert!(cluster.running().all(|(_, node)| node.cluster_id().is_none()));
 }
 
+/// Two proposers each held the promise of nodes that the other needed, and all waited for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_fresh_nodes_than_are_expected_found_one_cluster() {
+    let expecting: [fn(usize, &mut NodeConfig); 2] = [
+        |_, config| (config.bootstrap_expect, config.max_voters) = (Some(3), 3),
+        |_, config| config.max_voters = 3,
+    ];
+    for round in 0..12 {
+        let mut cluster = Cluster::in_memory(3);
+        // The fourth is nobody's seed.
+        cluster.adjust = expecting[round % 2];
+        cluster.start_all(&[3, 2, 1, 0]).await;
+        cluster.put("a", "1").await;
+        cluster.converge("a", "1").await;
+        let ids: Vec<_> = cluster.running().map(|(_, node)| node.cluster_id()).collect();
+        assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_while_founding_is_resumed() {
     for seed in 0..6 {
