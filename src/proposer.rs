@@ -26,9 +26,6 @@ pub async fn propose_fenced(
     leadership: Leadership,
     envelope: &Envelope,
 ) -> Result<Outcome, ProposeError> {
-    if mutants::is_on(mutants::Mutant::UnfencedProposals) {
-        return propose(node, envelope).await;
-    }
     let command = encode(envelope).map_err(|_| ProposeError::Unknown)?;
     let committed = node.propose_fenced(leadership, command).await?;
     decode(&committed.outcome).map_err(|_| ProposeError::Unknown)

@@ -95,6 +95,22 @@ const IMPURE: &[(&str, &[&str])] = &[
     ("an order that differs between processes", &["HashMap", "HashSet"]),
 ];
 
+/// The shell that data nodes and the simulation share names these only in the file of their seam, if it has one.
+const SEAMS: &[(&str, &str)] = &[
+    ("tokio::spawn", "client/src/copies/outside.rs"),
+    ("task::spawn", ""),
+    ("JoinSet", ""),
+    ("std::thread", ""),
+    ("std::fs", ""),
+    ("spawn_blocking", "client/src/copies/blocking.rs"),
+    ("Instant", ""),
+    ("SystemTime", ""),
+    ("rand", ""),
+    ("getrandom", ""),
+    ("HashMap", ""),
+    ("HashSet", ""),
+];
+
 /// Decisions and replicated state use integers. (Jump hash, in client/, is defined over doubles.)
 const FLOATS: &[&str] = &["f32", "f64"];
 
@@ -204,6 +220,20 @@ fn is_pure(path: &str) -> bool {
     in_src || ["client/src/replica", "client/src/hashing"].iter().any(|pure| path.starts_with(pure))
 }
 
+/// A simulation can replace whatever the shell around the replicas reaches.
+fn check_seams(source: &Source) -> Vec<String> {
+    if source.is_test() || !source.path.starts_with("client/src/copies") {
+        return Vec::new();
+    }
+    let code = without_tests(&code_of(&source.text));
+    let mut wrong = Vec::new();
+    for (word, _) in SEAMS.iter().filter(|(_, seam)| *seam != source.path) {
+        let lines = lines_with(&code, word).into_iter();
+        wrong.extend(lines.map(|line| format!("{}:{line} names {word} past the seam", source.path)));
+    }
+    wrong
+}
+
 /// Modules of src name each other only along [`ARROWS`].
 fn check_arrows(source: &Source) -> Vec<String> {
     let module = top_module(&source.path);
@@ -286,8 +316,15 @@ fn uses_tokio_time(code: &str) -> bool {
     code.contains("tokio::time") && !code.contains("std::time::Instant") && !code.contains("SystemTime")
 }
 
-const RULES: &[fn(&Source) -> Vec<String>] =
-    &[check_crate_words, check_pure, check_arrows, check_file_length, check_function_length, check_habits];
+const RULES: &[fn(&Source) -> Vec<String>] = &[
+    check_crate_words,
+    check_pure,
+    check_seams,
+    check_arrows,
+    check_file_length,
+    check_function_length,
+    check_habits,
+];
 
 // ---- reading Rust as text ----
 
@@ -621,6 +658,17 @@ fn impure_words_in_pure_modules_are_refused() {
         "src/metadata/apply.rs",
         "fn f() {}\n#[cfg(test)]\nmod tests { use std::fs; }\n",
     );
+}
+
+#[test]
+fn what_the_shell_reaches_past_a_seam_is_refused() {
+    assert_refused(check_seams, "client/src/copies/task.rs", "tokio::spawn(sending);");
+    assert_refused(check_seams, "client/src/copies/outside.rs", "tokio::task::spawn_blocking(call);");
+    assert_refused(check_seams, "client/src/copies.rs", "use std::collections::HashMap;");
+    assert_refused(check_seams, "client/src/copies/host.rs", "let now = tokio::time::Instant::now();");
+    assert_accepted(check_seams, "client/src/copies/outside.rs", "tokio::spawn(future);");
+    assert_accepted(check_seams, "client/src/copies/tests/world.rs", "use tokio::time::Instant;");
+    assert_accepted(check_seams, "client/src/router.rs", "tokio::spawn(follow());");
 }
 
 #[test]

@@ -48,9 +48,6 @@ pub struct AssignmentUpdate {
     pub changed: Vec<ShardId>,
     /// Shards that were assigned before and no longer are.
     pub removed: Vec<ShardId>,
-    /// When the lease that the node had under the assignments before ends, on the boot clock: a primary that is handing
-    /// over answers requests that it already holds no longer than this.
-    pub lease_before_until_ms: u64,
 }
 
 /// A host could not do what it must have done before the agent goes on.
@@ -60,7 +57,8 @@ pub struct HostError(pub String);
 
 /// Who holds the copies. To ensure correctness:
 /// - after [`begin`](ShardHost::begin) nothing is answered under an earlier incarnation;
-/// - [`install`](ShardHost::install) returns once the assignments are in force, epochs on disk;
+/// - [`install`](ShardHost::install) returns once the assignments are in force: from there nothing is answered under older
+///   ones, and nothing under an epoch of theirs before that epoch is on disk;
 /// - a primary answers only while [`LeaseWatch::runs`].
 #[async_trait]
 pub trait ShardHost: Send + Sync + 'static {

@@ -4,6 +4,7 @@
 //! - [`control`]: the HTTP client to the control nodes.
 //! - [`map`], [`watch`], [`router`]: the cached shard map, what keeps it fresh, and routing by it.
 //! - [`replica`]: one shard copy's side of the replication, pure.
+//! - [`copies`]: the shell around a data node's replicas: tasks, queues, timers; over stores and a transport that it is given.
 //! - [`agent`]: a data node's registration, heartbeats, lease, assignments and reports.
 //!
 //! The crate knows neither openraft, sled nor axum.
@@ -12,6 +13,7 @@ pub mod agent;
 pub mod chance;
 pub mod clock;
 pub mod control;
+pub mod copies;
 pub mod hashing;
 pub mod ids;
 pub mod map;

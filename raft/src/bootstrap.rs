@@ -28,7 +28,7 @@ use crate::error::FatalError;
 use crate::node::Core;
 use crate::transport::{Envelope, RpcKind, TransportError};
 use crate::types::Peer;
-use messages::{Hello, JoinAnswer, JoinRequest, Opaque, Proposal};
+use messages::{Hello, JoinAnswer, JoinRequest, Opaque, Proposal, ReleaseAnswer, ReleaseRequest};
 use promise::PromiseError;
 
 /// Where a node is on its way into a cluster.
@@ -97,7 +97,7 @@ async fn step(core: &Arc<Core>) -> Result<(), Hindrance> {
     if core.founding.cluster_id().is_some() {
         resume_founding(core).await?;
     }
-    let seeds = look_around(core).await;
+    let (seeds, ()) = tokio::join!(look_around(core), ask_for_release(core));
     if let Some(running) = seeds.found.values().find(|hello| hello.cluster_id.is_some()) {
         return join(core, running).await;
     }
@@ -240,6 +240,39 @@ async fn update_address(core: &Core) -> Result<(), Hindrance> {
     }
 }
 
+/// A proposer that cannot start its proposal frees the members that promised themselves to it.
+async fn ask_for_release(core: &Core) {
+    let Some((promise, request)) = core.founding.plea().await else { return };
+    let released = match promise.members.get(&promise.proposer) {
+        Some(_) if promise.proposer == core.raft_id => core.founding.give_up(&request).await,
+        Some(proposer) => match release(core, promise.proposer, proposer, &request).await {
+            Ok(answer) => answer.released,
+            Err(error) => {
+                tracing::debug!(proposer = proposer.name, error, "the promise stands");
+                false
+            }
+        },
+        None => false,
+    };
+    if released {
+        tracing::info!(node = core.config.name, proposer = promise.proposer, "released from its promise");
+        core.founding.release(&request).await;
+    }
+}
+
+async fn release(
+    core: &Core,
+    raft_id: u64,
+    proposer: &Peer,
+    request: &ReleaseRequest,
+) -> Result<ReleaseAnswer, String> {
+    let body = codec::encode("release", request).map_err(|error| error.to_string())?;
+    let envelope = Envelope { from: core.raft_id, to: Some(raft_id), cluster_id: None };
+    let answer =
+        core.links.transport().rpc(&proposer.peer_url, RpcKind::Release, envelope, body, ASK_TIMEOUT).await;
+    codec::decode("release", &answer.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+}
+
 /// Founds a cluster with the fresh nodes found, where this one has the lowest id of the founders and all agree.
 async fn found(core: &Arc<Core>, seeds: Seeds) -> Result<(), Hindrance> {
     let founders = founders(core, &seeds)?;
@@ -250,9 +283,18 @@ async fn found(core: &Arc<Core>, seeds: Seeds) -> Result<(), Hindrance> {
     if let Some(promised) = core.founding.promised().await
         && promised.proposer != core.raft_id
     {
-        return wait(format!("promised to the control node with raft id {}", promised.proposer));
+        let proposer = promised.members.get(&promised.proposer).map(|peer| (&peer.name, &peer.peer_url));
+        let (name, url) = proposer.unzip();
+        return wait(format!(
+            "promised to the control node {} with raft id {} at {}, which has neither founded its cluster nor released this node",
+            name.map_or("?", String::as_str),
+            promised.proposer,
+            url.map_or("?", String::as_str)
+        ));
     }
-    let cluster_id = core.draft_cluster_id.clone();
+    let Some(cluster_id) = core.founding.draft().await else {
+        return wait("letting another control node propose the cluster");
+    };
     let settings = Opaque(core.config.bootstrap_settings.clone());
     let proposal = Proposal { cluster_id, proposer: core.raft_id, members: founders, settings };
     gather_promises(core, &proposal).await?;

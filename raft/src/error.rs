@@ -64,6 +64,17 @@ pub enum CallError {
     NoAnswer(#[source] crate::transport::TransportError),
 }
 
+/// Why a control node that was asked who it is did not say so.
+#[derive(Debug, thiserror::Error)]
+pub enum GreetError {
+    /// There was no answer, or a refusal.
+    #[error("no answer")]
+    NoAnswer(#[source] crate::transport::TransportError),
+    /// Something else than a control node answers there, or a version that is not understood.
+    #[error("what answers there is no control node of this kind")]
+    Foreign(#[source] serde_json::Error),
+}
+
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

@@ -74,6 +74,7 @@ impl HttpTransport {
             RpcKind::Snapshot | RpcKind::App => &self.bulk,
             RpcKind::Hello
             | RpcKind::Promise
+            | RpcKind::Release
             | RpcKind::Join
             | RpcKind::Append
             | RpcKind::Vote

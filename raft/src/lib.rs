@@ -30,9 +30,9 @@ mod types;
 
 pub use bootstrap::Phase;
 pub use config::{Compaction, NodeConfig, Timing};
-pub use error::{CallError, FatalError, MembershipError, ProposeError, ReadError, StartError};
+pub use error::{CallError, FatalError, GreetError, MembershipError, ProposeError, ReadError, StartError};
 pub use machine::{Applied, RestoreError, StateMachine};
-pub use member::{Leadership, LeadershipState, Member, MemberInfo, MemberRole};
+pub use member::{Greeting, Leadership, LeadershipState, Member, MemberInfo, MemberRole};
 pub use membership::Seat;
 pub use node::{AppHandler, Committed, Node, Status};
 pub use restore::{Beginning, RestoreDirectoryError, restore_directory};

@@ -25,6 +25,15 @@ pub struct MemberInfo {
     pub peer_url: String,
 }
 
+/// What a control node says of itself when asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Who it is.
+    pub member: MemberInfo,
+    /// The cluster that its data directory belongs to, if any.
+    pub cluster_id: Option<String>,
+}
+
 /// A control node and how it is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -266,18 +266,25 @@ pub(crate) async fn run(core: Arc<Core>) {
             return;
         }
         let left_over = core.is_joint().then(|| ChangeMembers::AddVoterIds(BTreeSet::new()));
-        let promotion = || next_promotion(&core.members(), core.config.max_voters);
-        if let Some(change) = left_over.or_else(promotion) {
-            let _one = core.changing.lock().await;
-            let done = if removes(&change, core.raft_id) {
-                // Its successor makes the change.
-                node.transfer(None).await
-            } else {
-                core.change(change).await
-            };
-            if let Err(error) = done {
-                tracing::debug!(%error, "a learner is not promoted yet");
+        let members = core.members();
+        let done = match left_over.or_else(|| next_promotion(&members, core.config.max_voters)) {
+            Some(change) => {
+                let _one = core.changing.lock().await;
+                if removes(&change, core.raft_id) {
+                    // Its successor makes the change.
+                    node.transfer(None).await
+                } else {
+                    core.change(change).await
+                }
             }
+            // As any removal it asks first whether the rest is there.
+            None => match voter_replaced(&members) {
+                Some(replaced) => node.remove_member(replaced).await,
+                None => Ok(()),
+            },
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "a seat is not given yet");
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -289,6 +296,16 @@ fn removes(change: &ChangeMembers<u64, Peer>, raft_id: u64) -> bool {
         ChangeMembers::RemoveVoters(removed) => removed.contains(&raft_id),
         _ => false,
     }
+}
+
+/// A voter that another voter is to replace: that one found a free seat before it was told whom to replace.
+fn voter_replaced(members: &[Member]) -> Option<u64> {
+    let votes =
+        |raft_id: u64| members.iter().any(|m| m.role == MemberRole::Voter && m.info.raft_id == raft_id);
+    let voters = members.iter().filter(|member| member.role == MemberRole::Voter);
+    let mut others =
+        voters.filter_map(|voter| voter.replaces.filter(|replaced| *replaced != voter.info.raft_id));
+    others.find(|replaced| votes(*replaced))
 }
 
 /// The first learner that has caught up and for which there is a seat.
@@ -355,5 +372,20 @@ mod tests {
         let both =
             vec![ChangeMembers::AddVoterIds([2].into()), ChangeMembers::RemoveVoters(BTreeSet::from([1]))];
         assert_eq!(next_promotion(&members, 1), Some(ChangeMembers::Batch(both)));
+        members.remove(0);
+        assert_eq!(next_promotion(&members, 1), None);
+    }
+
+    #[test]
+    fn a_replacement_that_had_found_a_free_seat_still_replaces() {
+        let mut members = vec![member(1, MemberRole::Voter, 10), member(2, MemberRole::Voter, 10)];
+        assert_eq!(voter_replaced(&members), None);
+        members[1].replaces = Some(1);
+        assert_eq!(voter_replaced(&members), Some(1));
+        members[1].replaces = Some(2);
+        assert_eq!(voter_replaced(&members), None, "nobody replaces himself");
+        members[1].replaces = Some(1);
+        members.remove(0);
+        assert_eq!(voter_replaced(&members), None);
     }
 }

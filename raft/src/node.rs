@@ -34,10 +34,10 @@ use crate::bootstrap::promise::{Founding, PromiseError};
 use crate::bootstrap::{self, Phase, with_port};
 use crate::codec;
 use crate::config::NodeConfig;
-use crate::error::{CallError, FatalError, StartError};
+use crate::error::{CallError, FatalError, GreetError, StartError};
 use crate::machine::StateMachine;
 use crate::machine_store::{MachineStore, Published};
-use crate::member::{LeadershipState, Member, MemberInfo, MemberRole};
+use crate::member::{Greeting, LeadershipState, Member, MemberInfo, MemberRole};
 use crate::network::{Links, Network};
 use crate::peer::PeerService;
 use crate::recover::recover;
@@ -76,8 +76,6 @@ pub(crate) struct Core {
     pub(crate) app: Arc<dyn AppHandler>,
     pub(crate) scope: Arc<Scope>,
     pub(crate) phase: watch::Sender<Phase>,
-    /// Under which id this node would found a cluster; drawn once a run, so that repeating a proposal writes nothing.
-    pub(crate) draft_cluster_id: String,
     /// One change of the membership at a time is asked for from here.
     pub(crate) changing: tokio::sync::Mutex<()>,
     info: MemberInfo,
@@ -155,7 +153,8 @@ impl Node {
         let raft = scope.enter(starting).await.map_err(storage_failed("start the consensus core"))?;
         let (settings, diff) = (config.bootstrap_settings.clone(), config.settings_diff.clone());
         let (identity_file, promise) = (storage.identity.clone(), storage.promise.clone());
-        let founding = Founding::open(identity.raft_id, settings, diff, identity_file, promise).await;
+        let draft = u128::from(scope.draw()) << 64 | u128::from(scope.draw());
+        let founding = Founding::open(identity.raft_id, settings, diff, identity_file, promise, draft).await;
         let (reads, read_requests) = reads::Reads::new();
         let core = Arc::new(Core {
             raft_id: identity.raft_id,
@@ -165,7 +164,6 @@ impl Node {
             snapshots: storage.snapshots.clone(),
             app,
             phase: watch::Sender::new(Phase::Waiting { why: "starting".to_owned() }),
-            draft_cluster_id: format!("{:016x}{:016x}", scope.draw(), scope.draw()),
             changing: tokio::sync::Mutex::new(()),
             info,
             peer_addr: listening.addr,
@@ -256,6 +254,16 @@ impl Node {
             // The sender lives in `core`, which this handle holds.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Asks the control node whose client API is at `addr` (`host:port`) who it is.
+    ///
+    /// # Errors
+    /// [`GreetError`].
+    pub async fn greet(&self, addr: &str, timeout: Duration) -> Result<Greeting, GreetError> {
+        let answer = self.core.links.transport().hello(addr, timeout).await.map_err(GreetError::NoAnswer)?;
+        let hello: Hello = serde_json::from_slice(&answer).map_err(GreetError::Foreign)?;
+        Ok(Greeting { member: hello.member, cluster_id: hello.cluster_id })
     }
 
     /// Asks who listens for control nodes at `peer_url`.

@@ -14,7 +14,7 @@ use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::bootstrap::messages::{JoinRequest, Proposal};
+use crate::bootstrap::messages::{JoinRequest, Proposal, ReleaseAnswer, ReleaseRequest};
 use crate::codec::{self, CodecError};
 use crate::machine_store::describe;
 use crate::node::Core;
@@ -40,7 +40,7 @@ impl PeerService {
         if envelope.to.is_some_and(|to| to != core.raft_id) {
             return Err(Refusal::WrongNode);
         }
-        if matches!(kind, RpcKind::Hello | RpcKind::Promise | RpcKind::Join) {
+        if matches!(kind, RpcKind::Hello | RpcKind::Promise | RpcKind::Release | RpcKind::Join) {
             return Ok(core);
         }
         let theirs = envelope.cluster_id.as_deref().ok_or(Refusal::WrongCluster)?;
@@ -83,6 +83,10 @@ impl PeerHandler for PeerService {
                 let proposal: Proposal = question(kind, &body)?;
                 core.promise(proposal).await.map_err(unable)?;
                 answer(kind, &())
+            }
+            RpcKind::Release => {
+                let request: ReleaseRequest = question(kind, &body)?;
+                answer(kind, &ReleaseAnswer { released: core.founding.give_up(&request).await })
             }
             RpcKind::Join => {
                 let request: JoinRequest = question(kind, &body)?;

@@ -25,6 +25,8 @@ pub enum RpcKind {
     Hello,
     /// Promise yourself to this first membership.
     Promise,
+    /// Am I still promised to you?
+    Release,
     /// Take me as a member.
     Join,
     /// The leader's heartbeat, or entries one request at a time.
@@ -47,9 +49,10 @@ pub enum RpcKind {
 
 impl RpcKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Hello,
         Self::Promise,
+        Self::Release,
         Self::Join,
         Self::Append,
         Self::AppendStream,
@@ -67,6 +70,7 @@ impl RpcKind {
         match self {
             Self::Hello => "hello",
             Self::Promise => "promise",
+            Self::Release => "release",
             Self::Join => "join",
             Self::Append => "append",
             Self::AppendStream => "append-stream",

@@ -26,6 +26,8 @@ pub struct Cluster {
     pub world: World,
     /// `host:port` of the control nodes' client APIs.
     pub addrs: Arc<Mutex<Vec<String>>>,
+    /// Those of them that are told late what is committed.
+    pub late: Arc<Mutex<Vec<String>>>,
     /// Where data nodes' panics and bad ends are written down.
     pub failures: Failures,
     control: Mutex<Vec<Arc<ControlNode>>>,
@@ -61,6 +63,7 @@ impl Cluster {
         Arc::new(Self {
             operator: Api::new(&world.net, &Host::new("operator")),
             addrs,
+            late: Arc::default(),
             failures: Failures::default(),
             control: Mutex::new(control),
             data: Mutex::new(Vec::new()),
@@ -72,6 +75,9 @@ impl Cluster {
 
     /// Starts everything, in an order by chance.
     pub fn start(&self) {
+        if self.world.plan.rough_founding {
+            self.add_control();
+        }
         let mut control = self.control();
         while !control.is_empty() {
             let at = self.world.chance.between(0, control.len() as u64 - 1);
@@ -137,20 +143,28 @@ impl Cluster {
 
     /// A control node that takes the place of `old`, on an empty disk, under a new name.
     pub fn replace_control(&self, old: &ControlNode) -> Arc<ControlNode> {
+        self.forget_control(old);
+        self.add_control()
+    }
+
+    /// A control node beside the others, on an empty disk, not started; it looks for them.
+    pub fn add_control(&self) -> Arc<ControlNode> {
         let number = {
             let mut numbers = lock(&self.numbers);
             *numbers += 1;
             *numbers
         };
-        let seeds = lock(&self.addrs).iter().filter(|addr| **addr != old.addr()).cloned().collect();
+        let seeds = lock(&self.addrs).clone();
         let node = Arc::new(ControlNode::new(self.world.clone(), number, seeds));
-        let mut control = lock(&self.control);
-        control.retain(|known| known.name != old.name);
-        control.push(node.clone());
-        let mut addrs = lock(&self.addrs);
-        addrs.retain(|known| *known != old.addr());
-        addrs.push(node.addr());
+        lock(&self.control).push(node.clone());
+        lock(&self.addrs).push(node.addr());
         node
+    }
+
+    /// A control node is gone for good.
+    pub fn forget_control(&self, old: &ControlNode) {
+        lock(&self.control).retain(|known| known.name != old.name);
+        lock(&self.addrs).retain(|known| *known != old.addr());
     }
 
     /// All control nodes are gone with their disks: new ones stand where the first ones stood, not started.

@@ -95,6 +95,8 @@ pub struct Live {
     pub node: Node,
     /// The replicated state as published.
     pub state: watch::Receiver<Arc<Metadata>>,
+    /// The stored rows.
+    pub rows: MemRows,
     /// Counts the starts of its process.
     pub run: u32,
 }
@@ -140,6 +142,12 @@ impl ControlNode {
         self.listen.to_string()
     }
 
+    /// Where other control nodes reach it.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.listen.ip(), self.listen.port() + 1_000)
+    }
+
     /// Its clocks.
     #[must_use]
     pub fn clock(&self) -> &SimClock {
@@ -157,7 +165,12 @@ impl ControlNode {
     pub fn live(&self) -> Option<Live> {
         let state = self.state();
         let running = state.running.as_ref()?;
-        Some(Live { node: running.node.clone(), state: running.state.clone(), run: state.runs })
+        Some(Live {
+            node: running.node.clone(),
+            state: running.state.clone(),
+            rows: state.rows.clone(),
+            run: state.runs,
+        })
     }
 
     /// Whether it believes to have been taken in by its cluster at some time.
@@ -171,6 +184,12 @@ impl ControlNode {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.state().host.is_some()
+    }
+
+    /// Whether its process stands still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.state().host.as_ref().is_some_and(Host::is_paused)
     }
 
     /// Why it ended by itself, if it did, once a supervisor would start it again.
@@ -211,12 +230,11 @@ impl ControlNode {
     }
 
     fn config(&self) -> Config {
-        let peer_listen = SocketAddr::new(self.listen.ip(), self.listen.port() + 1_000);
         Config {
             node_id: NodeId::new(&self.name).expect("simulated nodes have legal names"),
             data_dir: "/simulated".into(),
             listen: self.listen,
-            peer_listen,
+            peer_listen: self.peer_addr(),
             advertise: None,
             peer_advertise: None,
             seeds: self.seeds.clone(),

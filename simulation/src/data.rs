@@ -1,8 +1,7 @@
-//! Simulated data nodes and their clients: the shipped agent and replica, over disks in memory that lose power.
+//! Simulated data nodes and their clients: the shipped agent, replica and shell, over disks in memory that lose power.
 //!
-//! What is here takes the place of examples/vector-node, and no more than that: files ([`store`]), the tasks that feed a
-//! shard's replica and carry out its effects ([`shard`], [`shards`]), and messages ([`message`]). Who decides anything is the
-//! client library's code. The order in which a shard's task takes things in is the reference node's.
+//! What is here takes the place of files ([`store`]) and sockets ([`message`], [`service`]) of examples/vector-node, and no
+//! more than that. Who decides anything, and in which order a copy takes things in, is the client library's code.
 //!
 //! Invariants: nothing here draws from the system or reads its time; maps are ordered, and `select!` is biased. A task that
 //! panics, or an agent that ends, is written down in [`failures`].
@@ -14,8 +13,7 @@ pub mod keys;
 pub mod message;
 pub mod node;
 pub mod record;
-pub mod shard;
-pub mod shards;
+pub mod service;
 pub mod store;
 #[cfg(test)]
 mod tests;

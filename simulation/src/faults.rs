@@ -1,21 +1,18 @@
 //! What goes wrong, for how long, and how it is put right.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod data;
+mod network;
+mod operator;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Method;
-use ruvector_cluster::client::ids::{NodeId, ShardId};
-use serde_json::json;
-
-use crate::api::Ask;
 use crate::cluster::Cluster;
 use crate::control::{ControlNode, End};
-use crate::data::node::DataNode;
-use crate::net::Quality;
 
-/// How long an operator tries.
-const OPERATOR: Duration = Duration::from_secs(20);
+/// Longer than a lease, an election and a failover together (`Plan::settings`).
+const BEYOND_LEASES_MS: (u64, u64) = (2_500, 7_000);
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
@@ -43,6 +40,8 @@ kinds! {
     PowerLossOfAll,
     /// A control node stands still.
     ControlPause,
+    /// The leader stands still, for longer than leases last.
+    LeaderPause,
     /// A control node's syncs take long.
     ControlSlowDisk,
     /// A control node's disk does not answer for a while.
@@ -57,6 +56,8 @@ kinds! {
     LeaderTransfer,
     /// A control node is removed for good, and another one takes its place.
     MemberReplaced,
+    /// A control node takes the seat of one that runs, by one change of the membership.
+    MemberSwapped,
     /// A machine is cut off from all others.
     Isolation,
     /// The machines fall into two parts.
@@ -65,6 +66,10 @@ kinds! {
     OneWayCut,
     /// Single links are cut.
     PartialCut,
+    /// The leader keeps some data nodes, and is cut off from everybody else, for longer than leases last.
+    LeaderDeposed,
+    /// What other control nodes send to one takes long.
+    SlowLinks,
     /// The network is much worse for a while.
     BadNetwork,
     /// A data node's process is killed.
@@ -118,6 +123,14 @@ impl Faults {
         self.cluster.world.chance.pick(&self.cluster.control()).cloned()
     }
 
+    /// Whoever leads in the highest term, and is not paused.
+    fn leader(&self) -> Option<Arc<ControlNode>> {
+        let term = |node: &Arc<ControlNode>| Some(node.live()?.node.leadership().borrow().mine?.term);
+        let running = self.cluster.control().into_iter().filter(|node| !node.is_paused());
+        let leading = running.filter_map(|node| Some((term(&node)?, node)));
+        leading.max_by_key(|(term, _)| *term).map(|(_, node)| node)
+    }
+
     fn any_data(&self) -> usize {
         usize::try_from(self.between(0, self.cluster.data_nodes().saturating_sub(1) as u64)).unwrap_or(0)
     }
@@ -130,7 +143,8 @@ impl Faults {
             FaultKind::ControlPowerLoss => self.control_ends(End::PowerLoss).await,
             FaultKind::ControlCrashAtDiskOp => self.crash_at_disk_op().await,
             FaultKind::PowerLossOfAll => self.power_loss_of_all().await,
-            FaultKind::ControlPause => self.control_pause().await,
+            FaultKind::ControlPause => self.control_pause(self.any_control(), (50, 4_000)).await,
+            FaultKind::LeaderPause => self.control_pause(self.leader(), BEYOND_LEASES_MS).await,
             FaultKind::ControlSlowDisk
             | FaultKind::ControlStalledDisk
             | FaultKind::ControlDiskError
@@ -138,9 +152,12 @@ impl Faults {
             FaultKind::WallClockJump => self.jump_clock(),
             FaultKind::LeaderTransfer => self.transfer().await,
             FaultKind::MemberReplaced => self.replace_member().await,
+            FaultKind::MemberSwapped => self.swap_member().await,
             FaultKind::Isolation | FaultKind::Partition | FaultKind::OneWayCut | FaultKind::PartialCut => {
                 self.cut(kind).await
             }
+            FaultKind::LeaderDeposed => self.depose_leader().await,
+            FaultKind::SlowLinks => self.slow_links().await,
             FaultKind::BadNetwork => self.bad_network().await,
             FaultKind::DataKill => self.data_kill().await,
             FaultKind::DataPause => self.data_pause().await,
@@ -150,10 +167,7 @@ impl Faults {
             FaultKind::DataDiskFull => self.full_store().await,
             FaultKind::Migration => self.migrate().await,
             FaultKind::Drain => self.drain().await,
-            FaultKind::Rebalance => {
-                let ask = Ask::write(Method::POST, "/v1/rebalance", Some(json!({})));
-                self.cluster.operate(&ask).await.is_some_and(|reply| reply.status == 202)
-            }
+            FaultKind::Rebalance => self.rebalance().await,
         };
         if took_effect {
             *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
@@ -198,10 +212,10 @@ impl Faults {
         lost > 0
     }
 
-    async fn control_pause(&self) -> bool {
-        let Some(node) = self.any_control() else { return false };
+    async fn control_pause(&self, node: Option<Arc<ControlNode>>, (least_ms, most_ms): (u64, u64)) -> bool {
+        let Some(node) = node else { return false };
         let paused = node.set_paused(true);
-        self.wait(50, 4_000).await;
+        self.wait(least_ms, most_ms).await;
         node.set_paused(false);
         paused
     }
@@ -243,183 +257,11 @@ impl Faults {
         true
     }
 
-    async fn transfer(&self) -> bool {
-        let ask = Ask::write(Method::POST, "/v1/leader/transfer", Some(json!({})));
-        self.cluster.operate(&ask).await.is_some_and(|reply| reply.status == 200)
-    }
-
-    async fn replace_member(&self) -> bool {
-        let Some(node) = self.any_control() else { return false };
-        let others_up = self.cluster.control().iter().all(|other| other.is_up());
-        if !others_up || !self.cluster.may_replace() {
-            return false;
-        }
-        node.kill(End::PowerLoss);
-        let ask = Ask::write(Method::DELETE, format!("/v1/members/{}", node.name), None);
-        // Gone already is fine, too: an earlier try had no answer.
-        let gone = |reply: &crate::api::Reply| reply.status == 200 || reply.status == 404;
-        let is_gone = self.cluster.insist_for(&ask, OPERATOR, gone).await.is_some();
-        if is_gone {
-            self.cluster.replace_control(&node).start();
-        } else {
-            node.start();
-        }
-        is_gone
-    }
-
-    async fn cut(&self, kind: FaultKind) -> bool {
-        let (net, names) = (&self.cluster.world.net, self.cluster.names());
-        let chance = &self.cluster.world.chance;
-        let Some(one) = chance.pick(&names).cloned() else { return false };
-        let side: Vec<bool> = names.iter().map(|_| chance.per_mille(400)).collect();
-        let mut links = Vec::new();
-        for (from, from_side) in names.iter().zip(&side) {
-            for (to, to_side) in names.iter().zip(&side) {
-                let is_cut = match kind {
-                    FaultKind::Isolation => *from == one || *to == one,
-                    FaultKind::Partition => from_side != to_side,
-                    FaultKind::OneWayCut => *from == one,
-                    _ => chance.per_mille(200),
-                };
-                if from != to && is_cut {
-                    links.push((from, to));
-                }
-            }
-        }
-        links.iter().for_each(|(from, to)| net.set_cut(from, to, true));
-        self.wait(50, 5_000).await;
-        links.iter().for_each(|(from, to)| net.set_cut(from, to, false));
-        !links.is_empty()
-    }
-
-    async fn bad_network(&self) -> bool {
-        let net = &self.cluster.world.net;
-        let slowest = self.between(1_000, 30_000);
-        net.set_quality(Quality {
-            delay_us: (50, slowest),
-            straggle_per_mille: 50,
-            loss_per_mille: u32::try_from(self.between(1, 100)).unwrap_or(1),
-            repeat_per_mille: 100,
-        });
-        self.wait(100, 4_000).await;
-        net.set_quality(self.cluster.world.plan.quality);
-        true
-    }
-
     fn revive_data(&self, at: usize) {
         self.cluster.with_data(at, |node| {
             if !node.is_running() {
                 *node = node.restart();
             }
         });
-    }
-
-    async fn data_kill(&self) -> bool {
-        let at = self.any_data();
-        let was_up = self.cluster.with_data(at, |node| {
-            let was_up = node.is_running();
-            node.kill();
-            was_up
-        });
-        self.wait(10, 6_000).await;
-        self.revive_data(at);
-        was_up == Some(true)
-    }
-
-    async fn data_pause(&self) -> bool {
-        let at = self.any_data();
-        let is_up = self.cluster.with_data(at, |node| {
-            node.set_paused(true);
-            node.is_running()
-        });
-        self.wait(50, 4_000).await;
-        self.cluster.with_data(at, |node| node.set_paused(false));
-        is_up == Some(true)
-    }
-
-    /// Whether every shard that this node is in sync of has another in-sync copy that is alive, and really there: the control
-    /// cluster may not have heard yet of a wipe before this one.
-    fn can_be_spared(&self, at: usize) -> bool {
-        let name = self.cluster.with_data(at, |node| node.machine().node.clone());
-        let (Some(name), Some(state)) = (name, self.cluster.newest_state()) else { return false };
-        let mut held: BTreeSet<(ShardId, NodeId)> = BTreeSet::new();
-        for other in 0..self.cluster.data_nodes() {
-            self.cluster.with_data(other, |node| {
-                let copies = node.machine().disk.copies().into_iter().filter(|(_, copy)| copy.state.full);
-                held.extend(copies.map(|(shard, _)| (shard, node.machine().node.clone())));
-            });
-        }
-        state.shards().all(|row| {
-            let other = |member: &NodeId| {
-                *member != name && state.is_alive(member) && held.contains(&(row.id, member.clone()))
-            };
-            !row.in_sync.contains(&name) || row.in_sync.iter().any(other)
-        })
-    }
-
-    fn data_wipe(&self) -> bool {
-        let at = self.any_data();
-        let spared = self.can_be_spared(at);
-        if spared {
-            self.cluster.with_data(at, |node| *node = node.restart_wiped());
-        }
-        spared
-    }
-
-    async fn store_fails(&self) -> bool {
-        let at = self.any_data();
-        if !self.can_be_spared(at) {
-            return false;
-        }
-        let failed = |node: &mut DataNode| node.machine().disk.counts().failed;
-        let before = self.cluster.with_data(at, failed);
-        self.cluster.with_data(at, |node| node.machine().disk.fail_next(1));
-        self.wait(100, 2_000).await;
-        self.cluster.with_data(at, |node| node.machine().disk.fail_next(0));
-        self.cluster.with_data(at, failed) > before
-    }
-
-    async fn slow_store(&self) -> bool {
-        let at = self.any_data();
-        let slowest = self.between(2_000, 400_000);
-        self.cluster.with_data(at, |node| node.machine().disk.set_sync_us((500, slowest)));
-        self.wait(100, 5_000).await;
-        self.cluster.with_data(at, |node| node.machine().disk.set_sync_us((50, 500)));
-        true
-    }
-
-    async fn full_store(&self) -> bool {
-        let at = self.any_data();
-        self.cluster.with_data(at, |node| node.machine().disk.set_full(true));
-        self.wait(100, 4_000).await;
-        self.cluster.with_data(at, |node| node.machine().disk.set_full(false));
-        true
-    }
-
-    async fn migrate(&self) -> bool {
-        let shard = self.between(0, u64::from(self.cluster.world.plan.settings.num_shards) - 1);
-        let Some(to) = self.cluster.world.chance.pick(&self.cluster.data_names()).cloned() else {
-            return false;
-        };
-        let ask = Ask::write(Method::POST, "/v1/migrations", Some(json!({ "shard": shard, "to": to })));
-        let Some(reply) = self.cluster.operate(&ask).await else { return false };
-        if reply.status == 202 && self.between(0, 3) == 0 {
-            self.wait(1, 300).await;
-            let cancel = format!("/v1/migrations/{}", reply.body["id"].as_u64().unwrap_or(0));
-            drop(self.cluster.operate(&Ask::write(Method::DELETE, cancel, None)).await);
-        }
-        reply.status == 202
-    }
-
-    async fn drain(&self) -> bool {
-        let Some(node) = self.cluster.world.chance.pick(&self.cluster.data_names()).cloned() else {
-            return false;
-        };
-        let path = format!("/v1/nodes/{node}/drain");
-        let asked = self.cluster.operate(&Ask::write(Method::POST, path.clone(), Some(json!({})))).await;
-        self.wait(500, 8_000).await;
-        let undo = Ask::write(Method::DELETE, path, None);
-        self.cluster.insist_for(&undo, OPERATOR, |reply| reply.status == 200).await;
-        asked.is_some_and(|reply| reply.status == 200)
     }
 }

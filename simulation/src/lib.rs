@@ -29,6 +29,7 @@ pub mod record;
 pub mod reference;
 pub mod registers;
 pub mod run;
+pub mod serving;
 pub mod stats;
 pub mod trace;
 pub mod watcher;

@@ -10,8 +10,10 @@ use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster::metadata::{Metadata, NodeRow, ShardRow, check};
 
 use crate::check::history::{Seen, Standing};
-use crate::control::{ControlNode, World};
+use crate::cluster::Cluster;
+use crate::control::{ControlNode, Live, World};
 use crate::reference::{hash_of_rows, hash_of_state};
+use crate::serving::Twice;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -32,6 +34,7 @@ pub struct Monitor {
     /// In so many looks a node had applied more than it said to be committed.
     ahead: BTreeMap<u64, u32>,
     primaries: BTreeMap<(ShardId, Epoch), NodeId>,
+    twice: Twice,
     newest: Option<Arc<Metadata>>,
     /// States before it, and until when each was the newest.
     recent: VecDeque<(Instant, Arc<Metadata>)>,
@@ -52,6 +55,7 @@ impl Monitor {
             seen: BTreeMap::new(),
             ahead: BTreeMap::new(),
             primaries: BTreeMap::new(),
+            twice: Twice::default(),
             newest: None,
             recent: VecDeque::new(),
             terms: BTreeSet::new(),
@@ -96,6 +100,35 @@ impl Monitor {
                 recorder.node(raft_id, Seen::Standing(standing));
             }
             self.look_at_state(&node.name, raft_id, &state);
+            self.look_at_rows(&node.name, &live);
+        }
+    }
+
+    /// At most one node serves a shard, by its own clock and by what it knows.
+    pub fn look_at_data(&mut self, cluster: &Cluster) {
+        let mut serving = Vec::new();
+        for at in 0..cluster.data_nodes() {
+            cluster.with_data(at, |node| {
+                // One that stands still answers nothing, and looks at its lease before it does so again.
+                if node.host().is_paused() || !node.lease_runs() {
+                    return;
+                }
+                let name = &node.machine().node;
+                let statuses = node.statuses().into_iter().filter(|(_, status)| status.serving);
+                serving.extend(statuses.map(|(shard, status)| (shard, status.epoch, name.clone())));
+            });
+        }
+        for detail in self.twice.look(&serving) {
+            self.world.recorder.violation("one-primary-serves", detail);
+        }
+    }
+
+    /// What is stored of the state never runs ahead of the log on disk.
+    fn look_at_rows(&self, name: &str, live: &Live) {
+        let (stored, durable) = (live.rows.batched(), live.node.status().durable);
+        if stored > durable {
+            let detail = format!("{name} has stored the rows of {stored:?}, and the log up to {durable:?}");
+            self.world.recorder.violation("rows-trail-the-log", detail);
         }
     }
 

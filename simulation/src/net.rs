@@ -99,6 +99,8 @@ struct State {
     quality: Quality,
     services: BTreeMap<String, (Host, Service)>,
     cut: BTreeSet<(String, String)>,
+    /// By how much longer messages take than elsewhere, in microseconds.
+    slow: BTreeMap<(String, String), u64>,
     counts: NetCounts,
 }
 
@@ -111,6 +113,7 @@ impl Net {
             quality: Quality::GOOD,
             services: BTreeMap::new(),
             cut: BTreeSet::new(),
+            slow: BTreeMap::new(),
             counts: NetCounts::default(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace }
@@ -136,9 +139,16 @@ impl Net {
         }
     }
 
-    /// Joins every link.
+    /// Lets what `from` sends to `to` take longer by so many microseconds.
+    pub fn set_slow(&self, from: &str, to: &str, us: u64) {
+        self.state().slow.insert((from.to_owned(), to.to_owned()), us);
+    }
+
+    /// Joins every link, and makes it as fast as the others.
     pub fn heal(&self) {
-        self.state().cut.clear();
+        let mut state = self.state();
+        state.cut.clear();
+        state.slow.clear();
     }
 
     /// What was done to messages so far.
@@ -195,7 +205,8 @@ impl Net {
     fn arrival(&self, from: &str, to: &str) -> Option<Instant> {
         let mut state = self.state();
         state.counts.sent += 1;
-        if state.cut.contains(&(from.to_owned(), to.to_owned())) {
+        let link = (from.to_owned(), to.to_owned());
+        if state.cut.contains(&link) {
             state.counts.cut += 1;
             return None;
         }
@@ -209,6 +220,7 @@ impl Net {
             state.counts.straggled += 1;
             us *= state.chance.between(2, 50);
         }
+        us += state.slow.get(&link).copied().unwrap_or(0);
         Some(Instant::now() + Duration::from_micros(us))
     }
 

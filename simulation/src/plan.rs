@@ -8,6 +8,7 @@ use ruvector_cluster::metadata::Settings;
 use ruvector_cluster_raft::Compaction;
 
 use crate::chance::Chance;
+use crate::control::hash_of;
 use crate::faults::FaultKind;
 use crate::net::Quality;
 
@@ -18,6 +19,8 @@ pub struct Plan {
     pub seed: u64,
     /// Control nodes that found the cluster: 3 or 5.
     pub control_nodes: usize,
+    /// One control node more than that is fresh when they found it, and their processes end meanwhile.
+    pub rough_founding: bool,
     /// Data nodes, on three racks in turn.
     pub data_nodes: usize,
     /// What the cluster is founded with.
@@ -45,8 +48,12 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let chance = Chance::new(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let mut faults: Vec<FaultKind> =
-            FaultKind::ALL.iter().copied().filter(|_| chance.per_mille(600)).collect();
+        // By its name, so that a new one leaves the others of a seed as they are.
+        let comes = |name: &str, per_mille: u32| {
+            Chance::new(hash_of(&[&seed.to_le_bytes(), name.as_bytes()])).per_mille(per_mille)
+        };
+        let some = |kind: &FaultKind| comes(&format!("{kind:?}"), 600);
+        let mut faults: Vec<FaultKind> = FaultKind::ALL.iter().copied().filter(some).collect();
         if faults.is_empty() {
             faults.push(FaultKind::ControlPowerLoss);
         }
@@ -54,6 +61,7 @@ impl Plan {
         Self {
             seed,
             control_nodes: if chance.per_mille(700) { 3 } else { 5 },
+            rough_founding: comes("rough-founding", 250),
             data_nodes: usize::try_from(chance.between(4, 6)).unwrap_or(4),
             settings: Settings {
                 num_shards: u32::try_from(chance.between(3, 8)).unwrap_or(3),

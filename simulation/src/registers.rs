@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::{join, join_all};
 use http::Method;
 use ruvector_cluster::client::ids::Revision;
 use serde_json::{Value, json};
@@ -23,12 +24,16 @@ use crate::record::Recorder;
 const POLICY: &str = "policy";
 /// Requests that are kept to be repeated later.
 const KEPT: usize = 16;
+/// Reads at once of one control node, and how often each is repeated.
+const BURST: (u32, u32) = (4, 6);
 
 /// What the clients share.
 #[derive(Clone)]
 pub struct Registers {
     /// Client addresses of control nodes; those that are gone refuse.
     pub addrs: Arc<Mutex<Vec<String>>>,
+    /// Those of them that are told late what is committed.
+    pub late: Arc<Mutex<Vec<String>>>,
     /// Registers that are labels of these data nodes.
     pub nodes: Vec<String>,
     /// What the policy holds beside the register.
@@ -74,7 +79,8 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             match self.chance.between(0, 99) {
                 0..=44 => self.write().await,
-                45..=54 => self.repeat().await,
+                45..=50 => self.repeat().await,
+                51..=54 => self.burst().await,
                 55..=84 => self.read(Consistency::Linearizable).await,
                 _ => self.read(Consistency::Stale).await,
             }
@@ -95,6 +101,19 @@ impl Client {
         fine
     }
 
+    /// A client that does something while this one does something else.
+    fn lane(&self, n: u32) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            api: self.api.clone(),
+            chance: self.chance.clone(),
+            process: self.process * 100 + n,
+            written: 0,
+            seen: BTreeMap::new(),
+            kept: Vec::new(),
+        }
+    }
+
     fn registers(&self) -> Vec<String> {
         self.shared.nodes.iter().cloned().chain([POLICY.to_owned()]).collect()
     }
@@ -106,6 +125,10 @@ impl Client {
     fn any_addr(&self) -> String {
         let addrs = self.shared.addrs.lock().unwrap_or_else(PoisonError::into_inner);
         self.chance.pick(&addrs).cloned().unwrap_or_default()
+    }
+
+    fn late_addr(&self) -> Option<String> {
+        self.chance.pick(&self.shared.late.lock().unwrap_or_else(PoisonError::into_inner)).cloned()
     }
 
     fn new_write(&mut self, register: &str, if_match: Option<u64>) -> (String, Ask) {
@@ -153,6 +176,29 @@ impl Client {
             let detail = format!("{ask:?} was answered {first:?}, and then {outcome:?}");
             self.shared.recorder.violation("one-answer-for-each-key", detail);
         }
+    }
+
+    /// Reads of one control node that meet each other, while the register is written; whoever wrote reads there, too.
+    /// Of the policy, since reads of data nodes are passed on to the leader; where that is told late, a round lasts longer.
+    async fn burst(&mut self) {
+        let (register, addr) = (POLICY.to_owned(), self.late_addr().unwrap_or_else(|| self.any_addr()));
+        let (value, ask) = self.new_write(&register, None);
+        let reads = (1..=BURST.0).map(|n| {
+            let (mut reader, register, addr) = (self.lane(n), &register, &addr);
+            async move {
+                for _ in 0..BURST.1 {
+                    let pause = reader.chance.between(0, 2_000);
+                    tokio::time::sleep(Duration::from_micros(pause)).await;
+                    reader.read_at(register, Consistency::Linearizable, addr).await;
+                }
+            }
+        });
+        let mut writer = self.lane(0);
+        let writes = async {
+            writer.send(&register, &value, &ask, None).await;
+            writer.read_at(&register, Consistency::Linearizable, &addr).await;
+        };
+        join(join_all(reads), writes).await;
     }
 
     /// Sends until there is an outcome, or, without a key, once.

@@ -18,7 +18,7 @@ use crate::chance::Chance;
 use crate::check::Violation;
 use crate::check::history::WatchRecord;
 use crate::cluster::{Cluster, control_addresses};
-use crate::control::{End, World};
+use crate::control::{ControlNode, End, World};
 use crate::data::client::{ClientParts, DataClient, Mix, read_all};
 use crate::data::keys::{self, PlacedKey};
 use crate::data::record::{Events, Recorder as DataRecorder};
@@ -152,6 +152,7 @@ impl Run {
         let plan = world.plan.clone();
         let registers = Registers {
             addrs: cluster.addrs.clone(),
+            late: cluster.late.clone(),
             nodes: (1..=plan.data_nodes.min(3)).map(|n| format!("d{n}")).collect(),
             policy: policy(),
             recorder: world.recorder.clone(),
@@ -200,11 +201,15 @@ impl Run {
             }
             self.cluster.revive();
             self.monitor.look(&self.cluster.control());
+            self.monitor.look_at_data(&self.cluster);
         }
     }
 
     /// Waits until the cluster is founded, and every shard has its copies.
     async fn found(&mut self) {
+        if self.world().plan.rough_founding {
+            self.disturb_founding().await;
+        }
         let cluster = self.cluster.clone();
         let bound = self.world().plan.heal_time;
         let healthy = async move {
@@ -220,6 +225,20 @@ impl Run {
         let set = async move { cluster.insist(&ask, 50, |reply| reply.status == 200).await };
         if self.watching(set).await.is_none() {
             self.stuck("the policy could not be set").await;
+        }
+    }
+
+    /// Control nodes lose their power while they look for each other and promise themselves.
+    async fn disturb_founding(&mut self) {
+        let chance = self.world().chance.clone();
+        for _ in 0..chance.between(1, 6) {
+            let pause = Duration::from_millis(chance.between(1, 400));
+            self.watching(tokio::time::sleep(pause)).await;
+            let Some(node) = chance.pick(&self.cluster.control()).cloned() else { continue };
+            node.kill(End::PowerLoss);
+            let pause = Duration::from_millis(chance.between(1, 200));
+            self.watching(tokio::time::sleep(pause)).await;
+            node.start();
         }
     }
 
@@ -377,13 +396,15 @@ async fn mend(cluster: Arc<Cluster>) {
     let began = Instant::now();
     loop {
         cluster.heal();
+        let outside = no_members(&cluster).await;
         if began.elapsed() > JOINS_WITHIN {
-            replace_removed(&cluster).await;
+            replace_removed(&cluster, outside.as_deref().unwrap_or_default());
         }
+        let complete = outside.is_some_and(|outside| outside.is_empty());
         let healthy = cluster.operate(&Ask::get("/v1/health")).await;
         let active = cluster.operate(&Ask::get("/v1/migrations?active=true")).await;
         let idle = active.is_some_and(|reply| reply.body["migrations"].as_array().is_some_and(Vec::is_empty));
-        if idle && healthy.is_some_and(|reply| reply.body["status"] == "healthy") {
+        if complete && idle && healthy.is_some_and(|reply| reply.body["status"] == "healthy") {
             return;
         }
         force_lost(&cluster).await;
@@ -391,16 +412,20 @@ async fn mend(cluster: Arc<Cluster>) {
     }
 }
 
-/// A control node that is no member any more makes way for one that joins.
-async fn replace_removed(cluster: &Cluster) {
-    let Some(reply) = cluster.operate(&Ask::get("/v1/cluster")).await else { return };
-    let Some(members) = reply.body["members"].as_array() else { return };
+/// The control nodes that are no members, be it any more or not yet; `None` where nobody says.
+async fn no_members(cluster: &Cluster) -> Option<Vec<Arc<ControlNode>>> {
+    let reply = cluster.operate(&Ask::get("/v1/cluster")).await?;
+    let members = reply.body["members"].as_array()?;
     let names: BTreeSet<&str> = members.iter().filter_map(|member| member["id"].as_str()).collect();
-    for node in cluster.control() {
-        if !names.contains(node.name.as_str()) && node.was_member() {
-            node.kill(End::PowerLoss);
-            cluster.replace_control(&node).start();
-        }
+    let control = cluster.control().into_iter();
+    Some(control.filter(|node| !names.contains(node.name.as_str())).collect())
+}
+
+/// Control nodes that are no members any more make way for others that join.
+fn replace_removed(cluster: &Cluster, outside: &[Arc<ControlNode>]) {
+    for node in outside.iter().filter(|node| node.was_member()) {
+        node.kill(End::PowerLoss);
+        cluster.replace_control(node).start();
     }
 }
 

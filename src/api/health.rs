@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::{Health, HealthReason, HealthStatus, Member, MemberRole};
+use ruvector_cluster_raft::Phase;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -164,7 +165,11 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer {
     }
     let state = app.published();
     if state.founded().is_none() {
-        return unready("the cluster has not been founded yet".into());
+        let why = match &*app.node.phase().borrow() {
+            Phase::Waiting { why } => format!(": {why}"),
+            Phase::Running => String::new(),
+        };
+        return unready(format!("the cluster has not been founded yet{why}"));
     }
     let status = app.node.status();
     let Some(leader) = app.node.leadership().borrow().leader.clone() else {

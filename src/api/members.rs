@@ -1,9 +1,11 @@
 //! The control cluster's members and its leader.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
+use http::Uri;
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::{AddMemberRequest, LeaderInfo, Member, MemberRole, TransferRequest};
 use ruvector_cluster_raft as raft;
@@ -110,11 +112,17 @@ pub(super) async fn add(
         (None, true) => raft::Seat::Learner,
         (None, false) => raft::Seat::Voter,
     };
-    let hello = ask_hello(&body.client_url).await?;
+    let hello = ask_hello(&app, &body.client_url).await?;
     if hello.member.name != body.id.as_str() {
         return Err(ApiError::invalid(format!(
             "the control node at {} is named {}",
             body.client_url, hello.member.name
+        )));
+    }
+    if seat == raft::Seat::InsteadOf(hello.member.raft_id) {
+        return Err(ApiError::invalid(format!(
+            "`replaces` names {} itself: name the control node whose seat it shall get, or leave it out",
+            body.id
         )));
     }
     if hello.cluster_id.is_some() && hello.cluster_id != app.node.cluster_id() {
@@ -135,27 +143,25 @@ pub(super) async fn add(
     answer::ok(app.published().revision(), &added)
 }
 
-#[derive(serde::Deserialize)]
-struct Hello {
-    member: raft::MemberInfo,
-    cluster_id: Option<String>,
-}
-
 /// How long a control node that is to join may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
-async fn ask_hello(client_url: &str) -> Result<Hello, ApiError> {
-    let refuse = |e: reqwest::Error| {
-        ApiError::invalid(format!(
-            "the control node at {client_url} does not say who it is: {}",
-            e.without_url()
-        ))
-    };
-    let client = reqwest::Client::builder().no_proxy().timeout(HELLO_TIMEOUT).build().map_err(refuse)?;
-    let url = format!("{}/v1/hello", client_url.trim_end_matches('/'));
-    let response =
-        client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(refuse)?;
-    response.json().await.map_err(refuse)
+async fn ask_hello(app: &App, client_url: &str) -> Result<raft::Greeting, ApiError> {
+    let addr = address_of(client_url).ok_or_else(|| {
+        ApiError::invalid(format!("`client_url` must read http://host:port, and is {client_url:?}"))
+    })?;
+    app.node.greet(&addr, HELLO_TIMEOUT).await.map_err(|error| {
+        let why = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        ApiError::invalid(format!("the control node at {client_url} does not say who it is: {error}{why}"))
+    })
+}
+
+/// `host:port` of an `http` URL without a path.
+fn address_of(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let is_plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+    let authority = uri.authority().filter(|authority| is_plain && !authority.as_str().contains('@'))?;
+    Some(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
 }
 
 /// `DELETE /v1/members/{id}`.
@@ -173,4 +179,21 @@ pub(super) async fn remove(
     let name = node_id(&id)?;
     app.node.remove_member(raft_id(&app, &name)?).await?;
     answer::ok(app.published().revision(), &json!({ "members": members(&app) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_url_names_a_host_and_a_port() {
+        let told = |url| address_of(url).unwrap_or_default();
+        assert_eq!(told("http://127.0.0.1:7001"), "127.0.0.1:7001");
+        assert_eq!(told("HTTP://n4.example:7001/"), "n4.example:7001");
+        assert_eq!(told("http://[::1]:7001"), "[::1]:7001");
+        assert_eq!(told("http://n4.example"), "n4.example:80");
+        for wrong in ["", "n4:7001", "https://n4:7001", "http://n4:7001/api", "http://u:p@n4:7001"] {
+            assert_eq!(address_of(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -256,6 +256,14 @@ async fn control_cluster(served: &Served) {
 
     let member = json!({"id": "n9", "client_url": "http://127.0.0.1:9", "peer_url": "http://127.0.0.1:9"});
     call(api, "POST", "/v1/members", Some(member), 422).await;
+    let own = &members.body["members"][0];
+    let itself =
+        json!({"id": "n1", "client_url": own["client_url"], "peer_url": own["peer_url"], "replaces": "n1"});
+    let refused = call(api, "POST", "/v1/members", Some(itself), 422).await;
+    assert!(
+        refused.body["detail"].as_str().is_some_and(|detail| detail.contains("`replaces`")),
+        "{refused:?}"
+    );
     call(api, "DELETE", "/v1/members/n9", None, 404).await;
     assert_eq!(call(api, "DELETE", "/v1/members/n1", None, 409).await.body["code"], "quorum_lost");
     call(api, "POST", "/v1/leader/transfer", Some(json!({"to": "n9"})), 404).await;

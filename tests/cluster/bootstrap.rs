@@ -60,6 +60,12 @@ async fn founders_whose_settings_differ_form_no_cluster_and_say_which() {
         if logs.iter().any(names) { Ok(()) } else { Err(logs.join("----\n")) }
     })
     .await;
+    wait_for("an answer that names it, too", DEADLINE, async || {
+        let ready = cluster.api(2).get("/readyz").await?;
+        let names = ready.status == 503 && ready.body.to_string().contains("flags disagree");
+        if names { Ok(()) } else { Err(ready.body.to_string()) }
+    })
+    .await;
     for node in 0..3 {
         let view = cluster.view(node).await;
         let leads = view.as_ref().is_ok_and(|view| view.leader.is_some());

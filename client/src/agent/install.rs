@@ -119,7 +119,7 @@ impl Session<'_> {
         if !current || answer.revision < held.revision {
             return Ok(Taken::Older);
         }
-        let update = held.merge(answer, self.agent.lease.until_ms());
+        let update = held.merge(answer);
         let is_news =
             !update.changed.is_empty() || !update.removed.is_empty() || held.revision == Revision(0);
         if is_news && let Err(error) = self.agent.host.install(&update).await {
@@ -139,7 +139,7 @@ impl Session<'_> {
 impl Held {
     /// What `answer` makes of the held assignments. A delta since an older revision than the held one is as good: it
     /// has the newest state of each shard that it names.
-    fn merge(&self, answer: AssignmentsResponse, lease_before_until_ms: u64) -> AssignmentUpdate {
+    fn merge(&self, answer: AssignmentsResponse) -> AssignmentUpdate {
         let mut all = if answer.full { BTreeMap::new() } else { self.assignments.as_ref().clone() };
         for shard in &answer.removed {
             all.remove(shard);
@@ -148,13 +148,7 @@ impl Held {
         let changed = all.iter().filter(|(shard, now)| self.assignments.get(shard) != Some(now));
         let changed = changed.map(|(shard, _)| *shard).collect();
         let removed = self.assignments.keys().filter(|shard| !all.contains_key(shard)).copied().collect();
-        AssignmentUpdate {
-            revision: answer.revision,
-            all: Arc::new(all),
-            changed,
-            removed,
-            lease_before_until_ms,
-        }
+        AssignmentUpdate { revision: answer.revision, all: Arc::new(all), changed, removed }
     }
 }
 

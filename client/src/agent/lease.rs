@@ -99,19 +99,19 @@ impl LeaseWatch {
         self.held().0
     }
 
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         *self.held() = (Incarnation(0), Lease::default());
     }
 
-    pub(super) fn begin(&self, incarnation: Incarnation) {
+    pub(crate) fn begin(&self, incarnation: Incarnation) {
         *self.held() = (incarnation, Lease::default());
     }
 
-    pub(super) fn granted(&self, sent_ms: u64, lease_ms: u64, assigned: Revision) {
+    pub(crate) fn granted(&self, sent_ms: u64, lease_ms: u64, assigned: Revision) {
         self.held().1.granted(sent_ms, lease_ms, assigned);
     }
 
-    pub(super) fn installed(&self, revision: Revision) {
+    pub(crate) fn installed(&self, revision: Revision) {
         self.held().1.installed(revision);
     }
 

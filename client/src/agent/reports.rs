@@ -56,6 +56,13 @@ impl Outbox {
         }
     }
 
+    /// A report that waits, with its session and its tag.
+    #[cfg(test)]
+    pub(crate) fn take(&mut self) -> Option<(Incarnation, u64, Report)> {
+        let queued = self.queue.as_mut()?.try_recv().ok()?;
+        Some((queued.incarnation, queued.tag, queued.report))
+    }
+
     /// The reports that wait, at least one.
     async fn next_batch(&mut self, incarnation: Incarnation) -> (Vec<u64>, Vec<Report>) {
         let Some(queue) = &mut self.queue else { return std::future::pending().await };

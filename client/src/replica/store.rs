@@ -83,13 +83,16 @@ pub enum StoreError {
     /// The copy's files are damaged or can't be read or written.
     #[error("the shard's copy is damaged: {0}")]
     Damaged(String),
+    /// There is no space. Nothing happened, and the same may be tried again.
+    #[error("the disk is full")]
+    Full,
     /// The system refused, or the database below did.
     #[error("the shard's copy can't be reached")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// One shard copy's durable state: key -> (position stamp, value), the last position, the adopted epoch, whether it
-/// is full, and the tail of its log. Calls block; the shell runs them off its async threads.
+/// is full, and the tail of its log. Calls block; the shell ([`crate::copies`]) runs them off its async threads.
 ///
 /// To ensure correctness:
 /// - Actions come one at a time; `get` may run beside them and sees each action wholly or not at all.
@@ -176,7 +179,8 @@ pub trait ShardStore: Send + Sync {
     /// Carries out `action`.
     ///
     /// # Errors
-    /// [`StoreError`] as the action's method says; the shell tells the replica [`StoreResult::Failed`].
+    /// [`StoreError`] as the action's method says; the shell tells the replica [`StoreResult::Failed`], or tries again where
+    /// there was no space.
     fn carry_out(&self, action: &StoreAction) -> Result<StoreResult, StoreError> {
         match action {
             StoreAction::Create => self.create()?,

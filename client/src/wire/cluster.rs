@@ -135,7 +135,7 @@ pub struct Health {
 pub struct AddMemberRequest {
     /// Its name.
     pub id: NodeId,
-    /// Where clients reach it.
+    /// Where clients reach it: `http://host:port`. Asked who it is before it is taken in.
     pub client_url: String,
     /// Where control nodes reach it.
     pub peer_url: String,

@@ -14,6 +14,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ruvector_cluster_client::copies::CopySize;
 use ruvector_cluster_client::ids::{Epoch, ShardId};
 use ruvector_cluster_client::replica::Key;
 use ruvector_cluster_client::wire::Role;
@@ -185,9 +186,8 @@ async fn search(
 
 async fn stats(State(app): State<App>) -> Json<Stats> {
     let mut shards = Vec::new();
-    for (id, handle) in app.shards.all() {
-        let status = handle.status();
-        if let Some((vectors, size_bytes)) = handle.store.size() {
+    for (id, status) in app.shards.statuses() {
+        if let Some(CopySize { vectors, bytes: size_bytes }) = app.shards.size(id) {
             shards.push(ShardStats { id, role: status.role, epoch: status.epoch, vectors, size_bytes });
         }
     }

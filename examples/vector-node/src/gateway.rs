@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
+use ruvector_cluster_client::copies::Outcome;
 use ruvector_cluster_client::ids::{Epoch, NodeId, Position, Revision, ShardId};
 use ruvector_cluster_client::map;
 use ruvector_cluster_client::replica::wire::Write;
@@ -19,8 +20,8 @@ use ruvector_cluster_client::replica::{Key, Value};
 use ruvector_cluster_client::router::Router;
 use tokio::time::Instant;
 
-use crate::peers::{Found, Outcome, PeerError, Peers, ReadCall, SearchCall, WriteCall};
-use crate::shards::Shards;
+use crate::peers::{Found, PeerError, Peers, ReadCall, SearchCall, WriteCall};
+use crate::shards::{self, Shards};
 
 /// How long a request may wait for a primary: a failover with the default failure_timeout of 5 s, and some more.
 pub const HOLD_MS: u64 = 10_000;
@@ -162,7 +163,7 @@ impl Gateway {
             let outcome = match &target {
                 None => Outcome::Unavailable,
                 Some(target) if target.node == self.node => {
-                    self.shards.read(shard, Some(target.epoch), key.clone()).await
+                    shards::read(&self.shards, shard, Some(target.epoch), key.clone()).await
                 }
                 Some(target) => {
                     let call = ReadCall { epoch: Some(target.epoch), key: key.clone() };
@@ -245,8 +246,9 @@ impl Gateway {
         vector: Arc<[f32]>,
         k: usize,
     ) -> Vec<Outcome<Vec<Found>>> {
-        let each =
-            shards.into_iter().map(|(shard, epoch)| self.shards.search(shard, epoch, vector.clone(), k));
+        let each = shards
+            .into_iter()
+            .map(|(shard, epoch)| shards::search(&self.shards, shard, epoch, vector.clone(), k));
         stream::iter(each).buffered(SHARDS_AT_A_TIME).collect().await
     }
 

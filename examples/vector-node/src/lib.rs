@@ -1,8 +1,8 @@
 //! A real data node: each shard copy is a ruvector-core database, coordinated by ruvector-cluster.
 //!
-//! From the disk up: [`identity`] (the data directory), [`store`] (one copy: journal and database), [`shard`] (the task
-//! around one replica), [`shards`] (all of them), [`peers`] (other data nodes), [`gateway`] (a client's request, wherever
-//! its shards are), [`api`] (HTTP), [`node`] (all of it, started and stopped).
+//! From the disk up: [`identity`] (the data directory), [`store`] (one copy: journal and database), [`shards`] (all of
+//! them, in the client library's shell), [`peers`] (other data nodes), [`gateway`] (a client's request, wherever its shards
+//! are), [`api`] (HTTP), [`node`] (all of it, started and stopped).
 
 pub mod api;
 pub mod gateway;
@@ -10,6 +10,5 @@ pub mod identity;
 pub mod node;
 pub mod options;
 pub mod peers;
-pub mod shard;
 pub mod shards;
 pub mod store;

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ruvector_cluster_client::agent::{Agent, AgentConfig, AgentError, LeaseWatch, Outbox};
+use ruvector_cluster_client::agent::{Agent, AgentConfig, AgentError, HostError, LeaseWatch, Outbox};
 use ruvector_cluster_client::clock::{Clock, SystemClock};
 use ruvector_cluster_client::control::{ControlClient, ControlError, ControlOptions};
+use ruvector_cluster_client::copies::{Copies, Parts, TokioSpawn};
 use ruvector_cluster_client::router::Router;
 use ruvector_cluster_client::wire::RegisterRequest;
 use tokio::net::TcpListener;
@@ -20,8 +21,7 @@ use crate::gateway::Gateway;
 use crate::identity::{DataDir, DataDirError};
 use crate::options::Options;
 use crate::peers::Peers;
-use crate::shard::Shared;
-use crate::shards::Shards;
+use crate::shards::Directory;
 
 /// How long requests under way may go on once the node is to stop.
 const STOP_WAIT: Duration = Duration::from_secs(10);
@@ -53,6 +53,9 @@ pub enum NodeError {
         #[source]
         error: std::io::Error,
     },
+    /// The copies in the data directory can't be opened.
+    #[error(transparent)]
+    Copies(HostError),
     /// HTTP can't be set up.
     #[error("HTTP can't be set up")]
     Http(#[source] reqwest::Error),
@@ -91,16 +94,15 @@ pub async fn run_on(
     let lease = LeaseWatch::new(clock.clone());
     let (reporter, outbox) = Outbox::new();
     let peers = Peers::new().map_err(NodeError::Http)?;
-    let shared = Arc::new(Shared {
+    let parts = Parts {
         node: options.node_id.clone(),
         clock: clock.clone(),
         lease: lease.clone(),
         reporter,
-        peers: peers.clone(),
-    });
-    let shards = Shards::open(shared, dir.clone())
-        .await
-        .map_err(|error| NodeError::Io { what: "the shards' directory can't be read", error })?;
+        messenger: Arc::new(peers.clone()),
+        spawn: Arc::new(TokioSpawn),
+    };
+    let shards = Copies::open(parts, Directory::new(dir.clone())).await.map_err(NodeError::Copies)?;
     let router = Router::start(control.clone(), shutdown.clone());
     let gateway = Gateway::new(options.node_id.clone(), router, shards.clone(), peers);
     let app = App { gateway, shards: shards.clone(), dimensions: options.dimensions as usize };

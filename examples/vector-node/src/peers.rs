@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use ruvector_cluster_client::copies::{Messenger, Outcome};
 use ruvector_cluster_client::ids::{Epoch, NodeId, Position, ShardId};
 use ruvector_cluster_client::replica::Key;
-use ruvector_cluster_client::replica::event::Refusal;
 use ruvector_cluster_client::replica::wire::{Answer, Request, Write};
 use ruvector_cluster_client::wire::NodeAddr;
 use serde::de::DeserializeOwned;
@@ -35,46 +36,6 @@ pub struct WriteCall {
     pub epoch: Option<Epoch>,
     /// In order; positions are ignored.
     pub writes: Vec<Write>,
-}
-
-/// What came of a client's request to one shard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome<T> {
-    /// Done.
-    Done {
-        /// The epoch under which it was.
-        epoch: Epoch,
-        /// What it gave.
-        body: T,
-    },
-    /// The asker's epoch is older than this one. Nothing was done.
-    StaleEpoch {
-        /// The newer one.
-        epoch: Epoch,
-    },
-    /// Another node is primary. Nothing was done.
-    NotPrimary {
-        /// The epoch of that knowledge.
-        epoch: Epoch,
-        /// Who is, if known.
-        primary: Option<NodeAddr>,
-    },
-    /// Not now. Nothing was done.
-    Unavailable,
-    /// It may or may not take effect.
-    Unknown,
-}
-
-impl<T> From<Refusal> for Outcome<T> {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::StaleEpoch(epoch) => Self::StaleEpoch { epoch },
-            Refusal::NotPrimary { epoch, primary } => Self::NotPrimary { epoch, primary },
-            Refusal::Unavailable => Self::Unavailable,
-            Refusal::OutcomeUnknown => Self::Unknown,
-        }
-    }
 }
 
 /// Outcomes of writes, in their order.
@@ -146,14 +107,6 @@ impl Peers {
         Ok(Self { http })
     }
 
-    /// A message to another copy.
-    ///
-    /// # Errors
-    /// [`PeerError`].
-    pub async fn message(&self, addr: &str, shard: ShardId, message: &Message) -> Result<Answer, PeerError> {
-        self.post(addr, &format!("shards/{shard}/messages"), message, MESSAGE_TIMEOUT_MS).await
-    }
-
     /// Writes handed to the primary.
     ///
     /// # Errors
@@ -212,5 +165,25 @@ impl Peers {
             return Err(PeerError::Status(answer.status()));
         }
         answer.json().await.map_err(PeerError::NoAnswer)
+    }
+}
+
+#[async_trait]
+impl Messenger for Peers {
+    async fn message(
+        &self,
+        to: &NodeAddr,
+        shard: ShardId,
+        from: &NodeId,
+        request: Request,
+    ) -> Option<Answer> {
+        let message = Message { from: from.clone(), request };
+        let path = format!("shards/{shard}/messages");
+        let answer = self.post(&to.addr, &path, &message, MESSAGE_TIMEOUT_MS).await;
+        answer
+            .inspect_err(|error: &PeerError| {
+                tracing::debug!(%shard, to = %to.node, %error, "a message came to nothing");
+            })
+            .ok()
     }
 }

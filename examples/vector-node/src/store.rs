@@ -24,6 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use ruvector_cluster_client::copies::{BlockingStore, CopySize, Idle, group_of};
 use ruvector_cluster_client::ids::{Epoch, Position};
 use ruvector_cluster_client::replica::store::{ShardStore, StoreAction, StoreError, StoreResult, StoreState};
 use ruvector_cluster_client::replica::wire::{Alignment, Chunk, Write};
@@ -31,9 +32,6 @@ use ruvector_cluster_client::replica::{Key, Value};
 
 use content::Record;
 use copy::{Copy, remove_dir, unpoison};
-
-/// Most actions that share an fsync.
-const MAX_GROUP: usize = 64;
 
 /// Something found.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,11 +69,6 @@ impl VectorShard {
         Self { dir, dimensions, slot: RwLock::new(slot), actions: Mutex::new(()) }
     }
 
-    /// Vectors held and their bytes; `None` without a copy.
-    pub fn size(&self) -> Option<(u64, u64)> {
-        Some(self.copy().ok()?.size())
-    }
-
     /// The last position; `None` without a copy.
     pub fn last(&self) -> Option<Position> {
         Some(self.copy().ok()?.state().tail.last())
@@ -87,54 +80,6 @@ impl VectorShard {
     /// [`CopyError`] when there is no readable copy.
     pub fn search(&self, vector: &[f32], k: usize) -> Result<Vec<Hit>, CopyError> {
         self.copy()?.search(vector, k)
-    }
-
-    /// Carries out `actions` in order; those that may share an fsync do. Returns how many were done with their results; when
-    /// that is fewer than there are, the next one found no space and is to be tried again.
-    pub fn carry_out_all(&self, actions: &[StoreAction]) -> Vec<StoreResult> {
-        let _changing = self.changing();
-        let mut results = Vec::new();
-        while results.len() < actions.len() {
-            let rest = &actions[results.len()..];
-            let shares = |a: &&StoreAction| matches!(a, StoreAction::Append(_) | StoreAction::Adopt(_));
-            let group = rest.iter().take(MAX_GROUP).take_while(shares).count();
-            let done = if group > 0 {
-                self.log(rest[..group].iter().filter_map(record_of).collect())
-                    .map(|()| vec![StoreResult::Done; group])
-            } else {
-                self.carry_out_one(&rest[0]).map(|result| vec![result])
-            };
-            match done {
-                Ok(done) => results.extend(done),
-                Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => break,
-                Err(error) => {
-                    tracing::error!(dir = %self.dir.display(), %error, "the copy failed");
-                    results.extend(vec![StoreResult::Failed; group.max(1)]);
-                }
-            }
-        }
-        results
-    }
-
-    /// Brings the database nearer to the content; says whether there is more to do. To be called now and then.
-    ///
-    /// # Errors
-    /// [`CopyError`] when the database can't be written; the copy then counts as lost.
-    pub fn tend(&self, idle: Idle) -> Result<bool, CopyError> {
-        let _changing = self.changing();
-        let Ok(copy) = self.copy() else { return Ok(false) };
-        copy.tend(idle)
-    }
-
-    /// Flushes everything, so that the next opening has little to replay.
-    ///
-    /// # Errors
-    /// As [`VectorShard::tend`].
-    pub fn close(&self) -> Result<(), CopyError> {
-        let _changing = self.changing();
-        let Ok(copy) = self.copy() else { return Ok(()) };
-        copy.flush_all()?;
-        copy.rebase()
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
@@ -257,13 +202,50 @@ impl ShardStore for VectorShard {
     }
 }
 
-/// Whether a shard has nothing else to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// Flush what there is.
-    Yes,
-    /// Flush only what has piled up.
-    No,
+impl BlockingStore for VectorShard {
+    fn size(&self) -> Option<CopySize> {
+        Some(self.copy().ok()?.size())
+    }
+
+    /// Those that may share an fsync do.
+    fn carry_out_all(&self, actions: &[StoreAction]) -> Vec<StoreResult> {
+        let _changing = self.changing();
+        let mut results = Vec::new();
+        while results.len() < actions.len() {
+            let rest = &actions[results.len()..];
+            let group = &rest[..group_of(rest)];
+            let done = if let [alone] = group {
+                self.carry_out_one(alone).map(|result| vec![result])
+            } else {
+                self.log(group.iter().filter_map(record_of).collect())
+                    .map(|()| vec![StoreResult::Done; group.len()])
+            };
+            match done {
+                Ok(done) => results.extend(done),
+                Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(error) => {
+                    tracing::error!(dir = %self.dir.display(), %error, "the copy failed");
+                    results.extend(vec![StoreResult::Failed; group.len()]);
+                }
+            }
+        }
+        results
+    }
+
+    /// Brings the database nearer to the content. Where the database can't be written, the copy counts as lost.
+    fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
+        let _changing = self.changing();
+        let Ok(copy) = self.copy() else { return Ok(false) };
+        Ok(copy.tend(idle)?)
+    }
+
+    /// Flushes everything, so that the next opening has little to replay.
+    fn close(&self) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        let Ok(copy) = self.copy() else { return Ok(()) };
+        copy.flush_all()?;
+        Ok(copy.rebase()?)
+    }
 }
 
 /// Why a copy can't do what was asked.
@@ -285,6 +267,7 @@ impl From<CopyError> for StoreError {
         match error {
             CopyError::Missing => Self::Missing,
             CopyError::Damaged(why) => Self::Damaged(why),
+            CopyError::Io(error) if error.kind() == io::ErrorKind::StorageFull => Self::Full,
             CopyError::Io(error) => Self::Unreachable(Box::new(error)),
         }
     }

@@ -51,6 +51,21 @@ pub(crate) struct Proposal {
     pub(crate) settings: Opaque,
 }
 
+/// A node that is promised to a proposal asks its proposer whether it still is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReleaseRequest {
+    pub(crate) cluster_id: String,
+    /// A proposer that asked in vain.
+    pub(crate) rival: Option<u64>,
+}
+
+/// The proposer's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReleaseAnswer {
+    /// It will never start that proposal.
+    pub(crate) released: bool,
+}
+
 /// A node asks to be a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JoinRequest {

@@ -64,6 +64,7 @@ impl Node {
         command: Bytes,
     ) -> Result<Committed, ProposeError> {
         let core = &self.core;
+        let fence = fence.filter(|_| !mutants::is_on(mutants::Mutant::UnfencedProposals));
         if command.len() > COMMAND_LIMIT_BYTES {
             return Err(ProposeError::TooLarge { len: command.len(), limit: COMMAND_LIMIT_BYTES });
         }

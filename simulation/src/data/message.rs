@@ -1,8 +1,8 @@
 //! What travels to and between data nodes, as JSON.
 
 use bytes::Bytes;
+use ruvector_cluster_client::copies::Outcome;
 use ruvector_cluster_client::ids::{Epoch, NodeId, Position, ShardId};
-use ruvector_cluster_client::replica::event::Refusal;
 use ruvector_cluster_client::replica::wire::{Answer, Request};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -72,16 +72,18 @@ pub enum Told {
     Unknown,
 }
 
-impl From<Refusal> for Told {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::StaleEpoch(epoch) => Self::Refused { epoch: Some(epoch), primary: None },
-            Refusal::NotPrimary { epoch, primary } => {
+impl Told {
+    /// What came of a client's request; `done` says what is told of one that was done.
+    pub(super) fn of<T>(outcome: Outcome<T>, done: impl FnOnce(Epoch, T) -> Self) -> Self {
+        match outcome {
+            Outcome::Done { epoch, body } => done(epoch, body),
+            Outcome::StaleEpoch { epoch } => Self::Refused { epoch: Some(epoch), primary: None },
+            Outcome::NotPrimary { epoch, primary } => {
                 let primary = primary.map(|primary| (primary.node, primary.addr));
                 Self::Refused { epoch: Some(epoch), primary }
             }
-            Refusal::Unavailable => Self::Refused { epoch: None, primary: None },
-            Refusal::OutcomeUnknown => Self::Unknown,
+            Outcome::Unavailable => Self::Refused { epoch: None, primary: None },
+            Outcome::Unknown => Self::Unknown,
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ruvector_cluster_client::agent::{Agent, AgentConfig, AgentError, LeaseWatch, Outbox};
+use futures::FutureExt;
+use ruvector_cluster_client::agent::{Agent, AgentConfig, AgentError, LeaseWatch, Outbox, Reporter};
 use ruvector_cluster_client::chance::seeded;
 use ruvector_cluster_client::clock::Clock;
 use ruvector_cluster_client::control::{ControlClient, ControlOptions};
+use ruvector_cluster_client::copies::{Copies, Parts};
 use ruvector_cluster_client::ids::{Incarnation, NodeId, ShardId};
 use ruvector_cluster_client::replica::Status;
 use ruvector_cluster_client::wire::RegisterRequest;
@@ -14,9 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::SimClock;
 use super::failures::Failures;
-use super::shard::Shared;
-use super::shards::Shards;
-use super::store::DataDisk;
+use super::service::{HostSpawn, Service, Shards, Wire};
+use super::store::{DataDisk, OpenDisk};
 use crate::chance::Chance;
 use crate::host::Host;
 use crate::net::Net;
@@ -75,18 +76,13 @@ impl DataNode {
         let clock: Arc<dyn Clock> = machine.clock.clone();
         let lease = LeaseWatch::new(clock.clone());
         let (reporter, outbox) = Outbox::new();
-        let shards = Shards::open(Arc::new(Shared {
-            node: machine.node.clone(),
-            host: host.clone(),
-            net: machine.net.clone(),
-            disk: machine.disk.clone(),
-            life: machine.disk.open(),
-            clock: clock.clone(),
-            lease: lease.clone(),
-            reporter,
+        let shards = machine.open(&host, lease.clone(), reporter);
+        let service = Service {
+            who: format!("{}: answering", machine.node),
+            shards: shards.clone(),
             failures: machine.failures.clone(),
-        }));
-        machine.net.listen_data(&machine.addr, &host, shards.clone());
+        };
+        machine.net.listen_data(&machine.addr, &host, Arc::new(service));
         let state = Arc::new(Mutex::new(AgentState::Runs));
         let parts = (shards.clone(), clock, lease.clone(), outbox);
         let running = run(parts, machine.clone(), host.clone(), state.clone());
@@ -164,6 +160,21 @@ impl DataNode {
 }
 
 impl DataMachine {
+    /// A process's copies, as its disk has them.
+    fn open(&self, host: &Host, lease: LeaseWatch, reporter: Reporter) -> Arc<Shards> {
+        let parts = Parts {
+            node: self.node.clone(),
+            clock: self.clock.clone(),
+            lease,
+            reporter,
+            messenger: Arc::new(Wire { net: self.net.clone(), host: host.clone() }),
+            spawn: Arc::new(HostSpawn { host: host.clone(), failures: self.failures.clone() }),
+        };
+        // Opening takes no time here, and so needs no task that could be in the way of the process's end.
+        let opened = Copies::open(parts, OpenDisk::new(self.disk.clone())).now_or_never();
+        opened.and_then(Result::ok).expect("a simulated disk is opened at once")
+    }
+
     fn registration(&self) -> RegisterRequest {
         RegisterRequest {
             addr: self.addr.clone(),

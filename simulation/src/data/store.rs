@@ -5,12 +5,13 @@
 //! rest never will. Each process has a *life*; what an earlier one left in flight is settled when the next begins, and its
 //! workers can change nothing any more. The content is [`MemoryStore`]'s, the contract `ShardStore`'s.
 
-mod worker;
+mod copy;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ruvector_cluster_client::copies::CopySize;
 use ruvector_cluster_client::ids::ShardId;
 use ruvector_cluster_client::replica::Key;
 use ruvector_cluster_client::replica::memory::{MemoryCopy, MemoryStore};
@@ -19,7 +20,7 @@ use ruvector_cluster_client::replica::wire::Write;
 
 use crate::chance::Chance;
 
-pub(crate) use worker::work;
+pub(crate) use copy::{DiskCopy, OpenDisk};
 
 /// A process's turn at the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,7 +159,7 @@ impl DataDisk {
     }
 
     /// A process begins, with what the one before left.
-    pub(crate) fn open(&self) -> Life {
+    fn open(&self) -> Life {
         self.crash();
         let mut state = self.state();
         for slot in state.copies.values_mut().filter(|slot| slot.damage == Some(Damage::UntilOpened)) {
@@ -167,12 +168,12 @@ impl DataDisk {
         Life(state.life)
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    fn generation(&self) -> u64 {
         self.state().generation
     }
 
     /// Puts a generation on the disk, after the time that it takes.
-    pub(crate) async fn save_generation(&self, life: Life, generation: u64) {
+    async fn save_generation(&self, life: Life, generation: u64) {
         tokio::time::sleep(self.sync_time()).await;
         let mut state = self.state();
         if state.life == life.0 {
@@ -181,25 +182,25 @@ impl DataDisk {
     }
 
     /// The shards of which there is something.
-    pub(crate) fn shards(&self) -> Vec<ShardId> {
+    fn shards(&self) -> Vec<ShardId> {
         self.state().copies.keys().copied().collect()
     }
 
     /// As a replica is told when it is opened; none where there is none that can be read.
-    pub(crate) fn found(&self, shard: ShardId) -> Option<StoreState> {
+    fn found(&self, shard: ShardId) -> Option<StoreState> {
         self.readable(shard, |content| content.state().ok().flatten())
     }
 
     /// The last write of `key`; none without a copy that can be read.
-    pub(crate) fn read(&self, shard: ShardId, key: &Key) -> Option<Write> {
+    fn read(&self, shard: ShardId, key: &Key) -> Option<Write> {
         self.readable(shard, |content| content.read_keys(std::slice::from_ref(key)).ok()?.pop())
     }
 
     /// How many keys a copy has and their bytes.
-    pub(crate) fn size(&self, shard: ShardId) -> Option<(u64, u64)> {
+    fn size(&self, shard: ShardId) -> Option<CopySize> {
         let copy = self.readable(shard, MemoryStore::copy)?;
         let bytes: usize = copy.writes.values().map(Write::size_bytes).sum();
-        Some((copy.writes.len() as u64, bytes as u64))
+        Some(CopySize { vectors: copy.writes.len() as u64, bytes: bytes as u64 })
     }
 
     fn readable<T>(&self, shard: ShardId, read: impl FnOnce(&MemoryStore) -> Option<T>) -> Option<T> {
@@ -208,7 +209,7 @@ impl DataDisk {
     }
 
     /// How long this sync takes.
-    pub(crate) fn sync_time(&self) -> Duration {
+    fn sync_time(&self) -> Duration {
         let (low, high) = self.state().sync_us;
         Duration::from_micros(self.chance.between(low, high))
     }
@@ -226,11 +227,11 @@ impl DataDisk {
         true
     }
 
-    /// The sync of what is in flight has ended: what came of each action. Nothing, where the process ended meanwhile.
-    fn finish(&self, life: Life, shard: ShardId) -> Vec<StoreResult> {
+    /// The sync of what is in flight has ended: what came of each action. `None` where the process ended meanwhile.
+    fn finish(&self, life: Life, shard: ShardId) -> Option<Vec<StoreResult>> {
         let mut state = self.state();
         if state.life != life.0 {
-            return Vec::new();
+            return None;
         }
         let State { copies, counts, fail_next, .. } = &mut *state;
         let slot = copies.entry(shard).or_default();
@@ -241,10 +242,10 @@ impl DataDisk {
             slot.apply_prefix(&actions, &self.chance);
             let lasts = self.chance.per_mille(500);
             slot.damage = Some(if lasts { Damage::Lasting } else { Damage::UntilOpened });
-            return vec![StoreResult::Failed; actions.len()];
+            return Some(vec![StoreResult::Failed; actions.len()]);
         }
         counts.syncs += 1;
-        actions.iter().map(|action| slot.apply(action)).collect()
+        Some(actions.iter().map(|action| slot.apply(action)).collect())
     }
 }
 
@@ -307,7 +308,7 @@ mod tests {
 
     fn done(disk: &DataDisk, life: Life, group: &[StoreAction]) -> Vec<StoreResult> {
         assert!(disk.begin(life, SHARD, group));
-        disk.finish(life, SHARD)
+        disk.finish(life, SHARD).unwrap()
     }
 
     #[test]
@@ -324,7 +325,7 @@ mod tests {
             assert_eq!(at(&disk), Some(1), "what is in flight is not seen");
             disk.crash();
             left.insert(at(&disk).unwrap());
-            assert!(disk.finish(life, SHARD).is_empty(), "the dead change nothing");
+            assert!(disk.finish(life, SHARD).is_none(), "the dead change nothing");
         }
         assert_eq!(left.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
     }
@@ -358,6 +359,6 @@ mod tests {
         disk.wipe();
         assert_ne!(disk.store_id(), before);
         assert_eq!(at(&disk), None);
-        assert!(disk.finish(life, SHARD).is_empty());
+        assert!(disk.finish(life, SHARD).is_none());
     }
 }

@@ -51,6 +51,7 @@ fn repeatable(kind: RpcKind) -> Repeatable {
             Repeatable::Yes
         }
         RpcKind::Promise
+        | RpcKind::Release
         | RpcKind::Join
         | RpcKind::AppendStream
         | RpcKind::Snapshot

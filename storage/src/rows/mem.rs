@@ -31,6 +31,8 @@ struct Inner {
     content: Content,
     /// Earlier states, oldest first.
     earlier: std::collections::VecDeque<Content>,
+    /// The last batch of this process since the rows were replaced.
+    batched: Option<u64>,
     invalidated: bool,
     full: bool,
 }
@@ -48,6 +50,11 @@ impl MemRows {
     /// Makes later writes fail for want of room, or lifts that.
     pub fn set_full(&self, full: bool) {
         self.inner().full = full;
+    }
+
+    /// Up to where batches of this process brought them; none since they were replaced as a whole.
+    pub fn batched(&self) -> Option<u64> {
+        self.inner().batched
     }
 
     /// Power fails: what the next process finds, some batches back as `seed` says. The old rows are left as they are.
@@ -103,6 +110,7 @@ impl Rows for MemRows {
             };
         }
         inner.content.stand = Some((batch.applied, batch.position));
+        inner.batched = Some(batch.applied);
         Ok(())
     }
 
@@ -110,6 +118,7 @@ impl Rows for MemRows {
         let mut inner = self.inner();
         inner.remember();
         inner.invalidated = true;
+        inner.batched = None;
         inner.content.stand = None;
         Ok(())
     }

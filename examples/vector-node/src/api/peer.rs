@@ -3,11 +3,13 @@
 use axum::extract::{Path, State};
 use axum::routing::post;
 use axum::{Json, Router};
+use ruvector_cluster_client::copies::Outcome;
 use ruvector_cluster_client::ids::ShardId;
 use ruvector_cluster_client::replica::wire::{Answer, Write};
 
 use super::App;
-use crate::peers::{Found, Message, Outcome, ReadCall, SearchCall, WriteCall, WriteOutcomes};
+use crate::peers::{Found, Message, ReadCall, SearchCall, WriteCall, WriteOutcomes};
+use crate::shards;
 
 pub(super) fn router() -> Router<App> {
     Router::new()
@@ -34,7 +36,7 @@ async fn reads(
     Path(shard): Path<u32>,
     Json(call): Json<ReadCall>,
 ) -> Json<Outcome<Write>> {
-    Json(app.shards.read(ShardId(shard), call.epoch, call.key).await)
+    Json(shards::read(&app.shards, ShardId(shard), call.epoch, call.key).await)
 }
 
 async fn search(State(app): State<App>, Json(call): Json<SearchCall>) -> Json<Vec<Outcome<Vec<Found>>>> {

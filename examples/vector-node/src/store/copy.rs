@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use ruvector_cluster_client::copies::{CopySize, Idle};
 use ruvector_cluster_client::ids::{Epoch, Position};
 use ruvector_cluster_client::replica::store::StoreState;
 use ruvector_cluster_client::replica::tail::Tail;
@@ -16,7 +17,7 @@ use super::content::{Base, Content, Held, Record};
 use super::journal::{self, Journal, JournalError};
 use super::rows::{Rows, RowsError};
 use super::value::Point;
-use super::{CopyError, Hit, Idle};
+use super::{CopyError, Hit};
 
 /// Keys that may differ from the database before they are flushed.
 const FLUSH_AT: usize = 512;
@@ -75,10 +76,9 @@ impl Copy {
         unpoison(self.content.read()).state.clone()
     }
 
-    /// Vectors held and their bytes.
-    pub(super) fn size(&self) -> (u64, u64) {
+    pub(super) fn size(&self) -> CopySize {
         let content = unpoison(self.content.read());
-        (content.vectors(), content.bytes())
+        CopySize { vectors: content.vectors(), bytes: content.bytes() }
     }
 
     pub(super) fn get(&self, key: &str) -> Result<Option<Value>, CopyError> {

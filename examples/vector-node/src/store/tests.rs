@@ -54,7 +54,7 @@ fn what_was_written_is_there_after_a_crash_whether_flushed_or_not() {
     assert_eq!(everything(&store), before);
     assert_eq!(store.state().unwrap().unwrap().adopted, Epoch(4));
     assert_eq!(store.last(), Some(at(4, 6)));
-    assert_eq!(store.size().unwrap().0, 3);
+    assert_eq!(store.size().unwrap().vectors, 3);
     assert_eq!(store.get("b").unwrap(), None);
     assert_eq!(store.get("a").unwrap(), Some(value(9.0)));
     store.close().unwrap();

@@ -299,7 +299,8 @@ async fn hand_overs_under_load_fail_no_request() {
             cluster.until(&what, |c| c.coordinator.shard(shard).migration.is_none()).await;
         }
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let written = load.written.load(Ordering::SeqCst);
+    cluster.until("writes after it", |_| load.written.load(Ordering::SeqCst) > written + 30).await;
     let (count, failures) = load.end().await;
     assert_eq!(failures, Vec::<String>::new());
     assert_eq!(cluster.search("d1", point(0).vector, 10_000).await.len(), count, "nothing was lost");

@@ -1,7 +1,9 @@
 use super::*;
 use crate::bootstrap::Phase;
+use crate::config::NodeConfig;
 use crate::error::FatalError;
 use crate::member::MemberRole;
+use crate::membership::Seat;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_found_one_cluster_in_any_order_of_starting() {
@@ -67,6 +69,25 @@ async fn flags_that_disagree_are_named_and_nothing_starts() {
     assert!(cluster.running().all(|(_, node)| node.cluster_id().is_none()));
 }
 
+/// Two proposers each held the promise of nodes that the other needed, and all waited for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_fresh_nodes_than_are_expected_found_one_cluster() {
+    let expecting: [fn(usize, &mut NodeConfig); 2] = [
+        |_, config| (config.bootstrap_expect, config.max_voters) = (Some(3), 3),
+        |_, config| config.max_voters = 3,
+    ];
+    for round in 0..12 {
+        let mut cluster = Cluster::in_memory(3);
+        // The fourth is nobody's seed.
+        cluster.adjust = expecting[round % 2];
+        cluster.start_all(&[3, 2, 1, 0]).await;
+        cluster.put("a", "1").await;
+        cluster.converge("a", "1").await;
+        let ids: Vec<_> = cluster.running().map(|(_, node)| node.cluster_id()).collect();
+        assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_while_founding_is_resumed() {
     for seed in 0..6 {
@@ -109,6 +130,44 @@ async fn beyond_max_voters_a_node_stays_a_learner() {
     let role =
         |member: &crate::member::Member| member.info.raft_id == fourth && member.role == MemberRole::Learner;
     assert!(cluster.node(0).members().iter().any(role));
+}
+
+/// A fourth node is to take the seat of a follower, having joined as `max_voters` let it.
+async fn a_seat_is_given(adjust: fn(usize, &mut NodeConfig), joined_as: MemberRole) {
+    let mut cluster = Cluster::in_memory(3);
+    cluster.adjust = adjust;
+    cluster.start_all(&[0, 1, 2]).await;
+    cluster.put("a", "1").await;
+    cluster.start(3).await;
+    let new = cluster.node(3).info();
+    let role_of = |cluster: &Cluster, raft_id: u64| {
+        let members = cluster.node(3).members();
+        members.iter().find(|member| member.info.raft_id == raft_id).map(|member| member.role)
+    };
+    eventually("it has joined", async || role_of(&cluster, new.raft_id) == Some(joined_as)).await;
+    let replaced = cluster.node((cluster.leader().await + 1) % 3).raft_id();
+    // Whoever leads may change on a busy machine, and changes come one at a time.
+    eventually("it is told whom to replace", async || {
+        let leader = cluster.leader().await;
+        cluster.node(leader).add_member(new.clone(), Seat::InsteadOf(replaced)).await.is_ok()
+    })
+    .await;
+    eventually("one went and the other votes", async || {
+        role_of(&cluster, replaced).is_none() && role_of(&cluster, new.raft_id) == Some(MemberRole::Voter)
+    })
+    .await;
+    cluster.put("a", "2").await;
+    assert_eq!(cluster.get(3, "a").await.as_deref(), Some("2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_takes_the_seat_of_whom_it_replaces() {
+    a_seat_is_given(|_, config| config.max_voters = 3, MemberRole::Learner).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_had_found_a_free_seat_still_replaces_whom_it_is_told_to() {
+    a_seat_is_given(|_, config| config.max_voters = 5, MemberRole::Voter).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
