@@ -4,10 +4,10 @@
 //! asks to join that. Otherwise, once as many fresh nodes answer as shall found the cluster, the one with the lowest id
 //! proposes {cluster id, members, settings}; all of them promise themselves to it, durably (`promise`); the proposer last of
 //! all, then it binds its directory to the cluster and starts Raft with those members. The others are bound by the first
-//! message under that cluster id.
+//! message under that cluster id. Where nodes have different seeds there may be several proposers; then all but one give up.
 //!
-//! A crash anywhere leaves a state from which the same procedure goes on: a proposer that is bound and whose log is empty
-//! starts what it promised itself to; everything before that is repeated.
+//! A crash anywhere leaves a state from which the same procedure goes on, as long as founders keep their addresses: a proposer
+//! that is bound and whose log is empty starts what it promised itself to; everything before that is repeated.
 //!
 //! Nodes wait for each other without end, since people start them; what they wait for is in [`Phase`].
 
@@ -28,7 +28,7 @@ use crate::error::FatalError;
 use crate::node::Core;
 use crate::transport::{Envelope, RpcKind, TransportError};
 use crate::types::Peer;
-use messages::{Hello, JoinAnswer, JoinRequest, Opaque, Proposal, ReleaseAnswer, ReleaseRequest};
+use messages::{Hello, JoinAnswer, JoinRequest, Proposal, ReleaseAnswer, ReleaseRequest};
 use promise::PromiseError;
 
 /// Where a node is on its way into a cluster.
@@ -97,9 +97,13 @@ async fn step(core: &Arc<Core>) -> Result<(), Hindrance> {
     if core.founding.cluster_id().is_some() {
         resume_founding(core).await?;
     }
-    let (seeds, ()) = tokio::join!(look_around(core), ask_for_release(core));
-    if let Some(running) = seeds.found.values().find(|hello| hello.cluster_id.is_some()) {
-        return join(core, running).await;
+    let seeds = look_around(core).await;
+    let running = seeds.running()?;
+    ask_for_release(core, &seeds, running.is_some()).await;
+    if let Some(running) = running {
+        let joined = join(core, running).await;
+        core.founding.stop_joining().await;
+        return joined;
     }
     if core.founding.cluster_id().is_some() {
         return wait("waiting to hear from its cluster");
@@ -121,6 +125,22 @@ async fn resume_founding(core: &Core) -> Result<(), Hindrance> {
 struct Seeds {
     found: BTreeMap<u64, Hello>,
     silent: Vec<String>,
+}
+
+impl Seeds {
+    /// One that belongs to a cluster, if any does.
+    fn running(&self) -> Result<Option<&Hello>, Hindrance> {
+        let clusters: BTreeMap<&str, &Hello> =
+            self.found.values().filter_map(|hello| Some((hello.cluster_id.as_deref()?, hello))).collect();
+        if clusters.len() > 1 {
+            let names = clusters.iter().map(|(id, hello)| format!("{} to {id}", hello.member.client_url));
+            return wait(format!(
+                "the seeds belong to different clusters ({}); correct the seeds, or empty the directories of one",
+                names.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        Ok(clusters.into_values().next())
+    }
 }
 
 async fn look_around(core: &Core) -> Seeds {
@@ -184,7 +204,11 @@ async fn join(core: &Arc<Core>, running: &Hello) -> Result<(), Hindrance> {
         );
         return Err(Hindrance::Fatal(FatalError::Refused(why)));
     }
-    core.adopt(cluster_id).await?;
+    if !core.adopt(cluster_id).await?
+        && let Some(promised) = core.founding.begin_joining().await
+    {
+        return wait(told(&promised));
+    }
     let mut asked = running.member.clone();
     // A member that does not lead names the leader; one more hop is enough, or the next look around begins anew.
     for _ in 0..2 {
@@ -240,22 +264,35 @@ async fn update_address(core: &Core) -> Result<(), Hindrance> {
     }
 }
 
-/// A proposer that cannot start its proposal frees the members that promised themselves to it.
-async fn ask_for_release(core: &Core) {
-    let Some((promise, request)) = core.founding.plea().await else { return };
-    let released = match promise.members.get(&promise.proposer) {
-        Some(_) if promise.proposer == core.raft_id => core.founding.give_up(&request).await,
-        Some(proposer) => match release(core, promise.proposer, proposer, &request).await {
+fn told(promised: &Proposal) -> String {
+    let proposer = promised.members.get(&promised.proposer);
+    let (name, url) = proposer.map_or(("?", "?"), |peer| (peer.name.as_str(), peer.peer_url.as_str()));
+    format!(
+        "promised to the control node {name} at {url}, which has neither founded its cluster nor released this node"
+    )
+}
+
+/// A promised node asks its proposer to be released: on its own behalf where it found a cluster to join.
+async fn ask_for_release(core: &Core, seeds: &Seeds, joining: bool) {
+    let Some((promise, request)) = core.founding.plea(joining).await else { return };
+    let proposer = promise.proposer;
+    let released = if proposer == core.raft_id {
+        core.founding.give_up(&request).await
+    } else {
+        // It may have moved.
+        let seen = seeds.found.get(&proposer).map(|hello| &hello.member.peer_url);
+        let promised = promise.members.get(&proposer).map(|peer| &peer.peer_url);
+        let Some(peer_url) = seen.or(promised) else { return };
+        match release(core, proposer, peer_url, &request).await {
             Ok(answer) => answer.released,
             Err(error) => {
-                tracing::debug!(proposer = proposer.name, error, "the promise stands");
+                tracing::debug!(peer_url, error, "the promise stands");
                 false
             }
-        },
-        None => false,
+        }
     };
     if released {
-        tracing::info!(node = core.config.name, proposer = promise.proposer, "released from its promise");
+        tracing::info!(node = core.config.name, proposer, "released from its promise");
         core.founding.release(&request).await;
     }
 }
@@ -263,13 +300,12 @@ async fn ask_for_release(core: &Core) {
 async fn release(
     core: &Core,
     raft_id: u64,
-    proposer: &Peer,
+    peer_url: &str,
     request: &ReleaseRequest,
 ) -> Result<ReleaseAnswer, String> {
     let body = codec::encode("release", request).map_err(|error| error.to_string())?;
     let envelope = Envelope { from: core.raft_id, to: Some(raft_id), cluster_id: None };
-    let answer =
-        core.links.transport().rpc(&proposer.peer_url, RpcKind::Release, envelope, body, ASK_TIMEOUT).await;
+    let answer = core.links.transport().rpc(peer_url, RpcKind::Release, envelope, body, ASK_TIMEOUT).await;
     codec::decode("release", &answer.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
 }
 
@@ -283,20 +319,11 @@ async fn found(core: &Arc<Core>, seeds: Seeds) -> Result<(), Hindrance> {
     if let Some(promised) = core.founding.promised().await
         && promised.proposer != core.raft_id
     {
-        let proposer = promised.members.get(&promised.proposer).map(|peer| (&peer.name, &peer.peer_url));
-        let (name, url) = proposer.unzip();
-        return wait(format!(
-            "promised to the control node {} with raft id {} at {}, which has neither founded its cluster nor released this node",
-            name.map_or("?", String::as_str),
-            promised.proposer,
-            url.map_or("?", String::as_str)
-        ));
+        return wait(told(&promised));
     }
-    let Some(cluster_id) = core.founding.draft().await else {
+    let Some(proposal) = core.founding.draft(founders).await else {
         return wait("letting another control node propose the cluster");
     };
-    let settings = Opaque(core.config.bootstrap_settings.clone());
-    let proposal = Proposal { cluster_id, proposer: core.raft_id, members: founders, settings };
     gather_promises(core, &proposal).await?;
     core.promise(proposal.clone()).await?;
     if core.adopt(&proposal.cluster_id).await? {
