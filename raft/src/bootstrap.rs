@@ -25,6 +25,7 @@ use futures::stream::FuturesUnordered;
 
 use crate::codec;
 use crate::error::FatalError;
+use crate::member::MemberInfo;
 use crate::node::Core;
 use crate::transport::{Envelope, RpcKind, TransportError};
 use crate::types::Peer;
@@ -100,8 +101,8 @@ async fn step(core: &Arc<Core>) -> Result<(), Hindrance> {
     let seeds = look_around(core).await;
     let running = seeds.running()?;
     ask_for_release(core, &seeds, running.is_some()).await;
-    if let Some(running) = running {
-        let joined = join(core, running).await;
+    if let Some(cluster_id) = running {
+        let joined = join(core, &seeds, cluster_id).await;
         core.founding.stop_joining().await;
         return joined;
     }
@@ -128,8 +129,8 @@ struct Seeds {
 }
 
 impl Seeds {
-    /// One that belongs to a cluster, if any does.
-    fn running(&self) -> Result<Option<&Hello>, Hindrance> {
+    /// The cluster that some of them belong to.
+    fn running(&self) -> Result<Option<&str>, Hindrance> {
         let clusters: BTreeMap<&str, &Hello> =
             self.found.values().filter_map(|hello| Some((hello.cluster_id.as_deref()?, hello))).collect();
         if clusters.len() > 1 {
@@ -139,7 +140,7 @@ impl Seeds {
                 names.collect::<Vec<_>>().join(", ")
             ));
         }
-        Ok(clusters.into_values().next())
+        Ok(clusters.into_keys().next())
     }
 }
 
@@ -192,9 +193,8 @@ fn peer_url_of(seed: &str) -> Option<String> {
     Some(format!("http://{host}:{port}"))
 }
 
-/// Asks a member, and the leader it names, to be taken in.
-async fn join(core: &Arc<Core>, running: &Hello) -> Result<(), Hindrance> {
-    let Some(cluster_id) = &running.cluster_id else { return wait("no cluster runs") };
+/// Asks to be taken in, one seed after the other: one may have been removed, and not know of it.
+async fn join(core: &Arc<Core>, seeds: &Seeds, cluster_id: &str) -> Result<(), Hindrance> {
     if let Some(bound) = core.founding.cluster_id()
         && bound != *cluster_id
     {
@@ -209,25 +209,39 @@ async fn join(core: &Arc<Core>, running: &Hello) -> Result<(), Hindrance> {
     {
         return wait(told(&promised));
     }
-    let mut asked = running.member.clone();
+    let mut not_yet = String::new();
+    for seed in seeds.found.values().filter(|hello| hello.cluster_id.as_deref() == Some(cluster_id)) {
+        match join_by(core, &seed.member).await? {
+            None => return wait("waiting for the leader's first entries"),
+            Some(why) => not_yet = why,
+        }
+    }
+    wait(not_yet)
+}
+
+/// Asks a member, and the leader it names, to be taken in; answers why that has not happened.
+async fn join_by(core: &Core, member: &MemberInfo) -> Result<Option<String>, Hindrance> {
+    let mut asked = member.clone();
     // A member that does not lead names the leader; one more hop is enough, or the next look around begins anew.
     for _ in 0..2 {
         match ask_to_join(core, &asked.peer_url, asked.raft_id).await {
             Ok(JoinAnswer::Joined { cluster_id }) => {
                 core.founding.join(&cluster_id).await?;
                 core.links.set_cluster_id(cluster_id);
-                return wait("waiting for the leader's first entries");
+                return Ok(None);
             }
             Ok(JoinAnswer::Elsewhere { leader: Some(leader) }) => asked = leader,
-            Ok(JoinAnswer::Elsewhere { leader: None }) => return wait("its cluster has no leader now"),
+            Ok(JoinAnswer::Elsewhere { leader: None }) => {
+                return Ok(Some("its cluster has no leader now".to_owned()));
+            }
             Ok(JoinAnswer::Refused { why }) => return Err(Hindrance::Fatal(FatalError::Refused(why))),
             Ok(JoinAnswer::Later { why }) => {
-                return wait(format!("its cluster cannot take it in yet: {why}"));
+                return Ok(Some(format!("its cluster cannot take it in yet: {why}")));
             }
-            Err(error) => return wait(format!("its cluster cannot be asked: {error}")),
+            Err(error) => return Ok(Some(format!("its cluster cannot be asked: {error}"))),
         }
     }
-    wait("its cluster is electing a leader")
+    Ok(Some("its cluster is electing a leader".to_owned()))
 }
 
 async fn ask_to_join(core: &Core, peer_url: &str, raft_id: u64) -> Result<JoinAnswer, String> {

@@ -25,7 +25,7 @@ use crate::data::record::{Events, Recorder as DataRecorder};
 use crate::faults::Faults;
 use crate::judge;
 use crate::monitor::Monitor;
-use crate::net::Net;
+use crate::net::{Net, Quality};
 use crate::panics;
 use crate::plan::Plan;
 use crate::record::Recorder;
@@ -241,6 +241,7 @@ impl Run {
             self.watching(tokio::time::sleep(pause)).await;
             node.start();
         }
+        world.net.set_quality(Quality::GOOD);
     }
 
     /// Says what stands still, with what the cluster says of itself.

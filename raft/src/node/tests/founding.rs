@@ -159,6 +159,35 @@ async fn a_fresh_node_joins_a_running_cluster_and_is_promoted() {
     eventually("it says so", async || *cluster.node(3).phase().borrow() == Phase::Running).await;
 }
 
+/// It asked only the one that had been removed, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_node_joins_although_a_seed_was_removed_and_does_not_know() {
+    for removed in 0..3 {
+        let mut cluster = Cluster::in_memory(3);
+        cluster.raft_id = |at| Some(100 + at as u64);
+        cluster.start_all(&[0, 1, 2]).await;
+        cluster.put("a", "1").await;
+        cluster.converge("a", "1").await;
+        cluster.set_isolated(removed, true);
+        let others: Vec<usize> = (0..3).filter(|at| *at != removed).collect();
+        let gone = cluster.node(removed).raft_id();
+        eventually("it is removed", async || {
+            for at in &others {
+                drop(cluster.node(*at).remove_member(gone).await);
+            }
+            others.iter().any(|at| cluster.node(*at).members().len() == 2)
+        })
+        .await;
+        cluster.set_isolated(removed, false);
+        cluster.start(3).await;
+        eventually("it has joined", async || {
+            *cluster.node(3).phase().borrow() == Phase::Running
+                && cluster.get(3, "a").await.as_deref() == Some("1")
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_max_voters_a_node_stays_a_learner() {
     let mut cluster = Cluster::in_memory(3);
