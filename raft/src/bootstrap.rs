@@ -4,10 +4,10 @@
 //! asks to join that. Otherwise, once as many fresh nodes answer as shall found the cluster, the one with the lowest id
 //! proposes {cluster id, members, settings}; all of them promise themselves to it, durably (`promise`); the proposer last of
 //! all, then it binds its directory to the cluster and starts Raft with those members. The others are bound by the first
-//! message under that cluster id.
+//! message under that cluster id. Where nodes have different seeds there may be several proposers; then all but one give up.
 //!
-//! A crash anywhere leaves a state from which the same procedure goes on: a proposer that is bound and whose log is empty
-//! starts what it promised itself to; everything before that is repeated.
+//! A crash anywhere leaves a state from which the same procedure goes on, as long as founders keep their addresses: a proposer
+//! that is bound and whose log is empty starts what it promised itself to; everything before that is repeated.
 //!
 //! Nodes wait for each other without end, since people start them; what they wait for is in [`Phase`].
 
@@ -25,10 +25,11 @@ use futures::stream::FuturesUnordered;
 
 use crate::codec;
 use crate::error::FatalError;
+use crate::member::MemberInfo;
 use crate::node::Core;
 use crate::transport::{Envelope, RpcKind, TransportError};
 use crate::types::Peer;
-use messages::{Hello, JoinAnswer, JoinRequest, Opaque, Proposal, ReleaseAnswer, ReleaseRequest};
+use messages::{Hello, JoinAnswer, JoinRequest, Proposal, ReleaseAnswer, ReleaseRequest};
 use promise::PromiseError;
 
 /// Where a node is on its way into a cluster.
@@ -97,9 +98,13 @@ async fn step(core: &Arc<Core>) -> Result<(), Hindrance> {
     if core.founding.cluster_id().is_some() {
         resume_founding(core).await?;
     }
-    let (seeds, ()) = tokio::join!(look_around(core), ask_for_release(core));
-    if let Some(running) = seeds.found.values().find(|hello| hello.cluster_id.is_some()) {
-        return join(core, running).await;
+    let seeds = look_around(core).await;
+    let running = seeds.running()?;
+    ask_for_release(core, &seeds, running.is_some()).await;
+    if let Some(cluster_id) = running {
+        let joined = join(core, &seeds, cluster_id).await;
+        core.founding.stop_joining().await;
+        return joined;
     }
     if core.founding.cluster_id().is_some() {
         return wait("waiting to hear from its cluster");
@@ -121,6 +126,22 @@ async fn resume_founding(core: &Core) -> Result<(), Hindrance> {
 struct Seeds {
     found: BTreeMap<u64, Hello>,
     silent: Vec<String>,
+}
+
+impl Seeds {
+    /// The cluster that some of them belong to.
+    fn running(&self) -> Result<Option<&str>, Hindrance> {
+        let clusters: BTreeMap<&str, &Hello> =
+            self.found.values().filter_map(|hello| Some((hello.cluster_id.as_deref()?, hello))).collect();
+        if clusters.len() > 1 {
+            let names = clusters.iter().map(|(id, hello)| format!("{} to {id}", hello.member.client_url));
+            return wait(format!(
+                "the seeds belong to different clusters ({}); correct the seeds, or empty the directories of one",
+                names.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        Ok(clusters.into_keys().next())
+    }
 }
 
 async fn look_around(core: &Core) -> Seeds {
@@ -172,9 +193,8 @@ fn peer_url_of(seed: &str) -> Option<String> {
     Some(format!("http://{host}:{port}"))
 }
 
-/// Asks a member, and the leader it names, to be taken in.
-async fn join(core: &Arc<Core>, running: &Hello) -> Result<(), Hindrance> {
-    let Some(cluster_id) = &running.cluster_id else { return wait("no cluster runs") };
+/// Asks to be taken in, one seed after the other: one may have been removed, and not know of it.
+async fn join(core: &Arc<Core>, seeds: &Seeds, cluster_id: &str) -> Result<(), Hindrance> {
     if let Some(bound) = core.founding.cluster_id()
         && bound != *cluster_id
     {
@@ -184,26 +204,44 @@ async fn join(core: &Arc<Core>, running: &Hello) -> Result<(), Hindrance> {
         );
         return Err(Hindrance::Fatal(FatalError::Refused(why)));
     }
-    core.adopt(cluster_id).await?;
-    let mut asked = running.member.clone();
+    if !core.adopt(cluster_id).await?
+        && let Some(promised) = core.founding.begin_joining().await
+    {
+        return wait(told(&promised));
+    }
+    let mut not_yet = String::new();
+    for seed in seeds.found.values().filter(|hello| hello.cluster_id.as_deref() == Some(cluster_id)) {
+        match join_by(core, &seed.member).await? {
+            None => return wait("waiting for the leader's first entries"),
+            Some(why) => not_yet = why,
+        }
+    }
+    wait(not_yet)
+}
+
+/// Asks a member, and the leader it names, to be taken in; answers why that has not happened.
+async fn join_by(core: &Core, member: &MemberInfo) -> Result<Option<String>, Hindrance> {
+    let mut asked = member.clone();
     // A member that does not lead names the leader; one more hop is enough, or the next look around begins anew.
     for _ in 0..2 {
         match ask_to_join(core, &asked.peer_url, asked.raft_id).await {
             Ok(JoinAnswer::Joined { cluster_id }) => {
                 core.founding.join(&cluster_id).await?;
                 core.links.set_cluster_id(cluster_id);
-                return wait("waiting for the leader's first entries");
+                return Ok(None);
             }
             Ok(JoinAnswer::Elsewhere { leader: Some(leader) }) => asked = leader,
-            Ok(JoinAnswer::Elsewhere { leader: None }) => return wait("its cluster has no leader now"),
+            Ok(JoinAnswer::Elsewhere { leader: None }) => {
+                return Ok(Some("its cluster has no leader now".to_owned()));
+            }
             Ok(JoinAnswer::Refused { why }) => return Err(Hindrance::Fatal(FatalError::Refused(why))),
             Ok(JoinAnswer::Later { why }) => {
-                return wait(format!("its cluster cannot take it in yet: {why}"));
+                return Ok(Some(format!("its cluster cannot take it in yet: {why}")));
             }
-            Err(error) => return wait(format!("its cluster cannot be asked: {error}")),
+            Err(error) => return Ok(Some(format!("its cluster cannot be asked: {error}"))),
         }
     }
-    wait("its cluster is electing a leader")
+    Ok(Some("its cluster is electing a leader".to_owned()))
 }
 
 async fn ask_to_join(core: &Core, peer_url: &str, raft_id: u64) -> Result<JoinAnswer, String> {
@@ -240,22 +278,35 @@ async fn update_address(core: &Core) -> Result<(), Hindrance> {
     }
 }
 
-/// A proposer that cannot start its proposal frees the members that promised themselves to it.
-async fn ask_for_release(core: &Core) {
-    let Some((promise, request)) = core.founding.plea().await else { return };
-    let released = match promise.members.get(&promise.proposer) {
-        Some(_) if promise.proposer == core.raft_id => core.founding.give_up(&request).await,
-        Some(proposer) => match release(core, promise.proposer, proposer, &request).await {
+fn told(promised: &Proposal) -> String {
+    let proposer = promised.members.get(&promised.proposer);
+    let (name, url) = proposer.map_or(("?", "?"), |peer| (peer.name.as_str(), peer.peer_url.as_str()));
+    format!(
+        "promised to the control node {name} at {url}, which has neither founded its cluster nor released this node"
+    )
+}
+
+/// A promised node asks its proposer to be released: on its own behalf where it found a cluster to join.
+async fn ask_for_release(core: &Core, seeds: &Seeds, joining: bool) {
+    let Some((promise, request)) = core.founding.plea(joining).await else { return };
+    let proposer = promise.proposer;
+    let released = if proposer == core.raft_id {
+        core.founding.give_up(&request).await
+    } else {
+        // It may have moved.
+        let seen = seeds.found.get(&proposer).map(|hello| &hello.member.peer_url);
+        let promised = promise.members.get(&proposer).map(|peer| &peer.peer_url);
+        let Some(peer_url) = seen.or(promised) else { return };
+        match release(core, proposer, peer_url, &request).await {
             Ok(answer) => answer.released,
             Err(error) => {
-                tracing::debug!(proposer = proposer.name, error, "the promise stands");
+                tracing::debug!(peer_url, error, "the promise stands");
                 false
             }
-        },
-        None => false,
+        }
     };
     if released {
-        tracing::info!(node = core.config.name, proposer = promise.proposer, "released from its promise");
+        tracing::info!(node = core.config.name, proposer, "released from its promise");
         core.founding.release(&request).await;
     }
 }
@@ -263,13 +314,12 @@ async fn ask_for_release(core: &Core) {
 async fn release(
     core: &Core,
     raft_id: u64,
-    proposer: &Peer,
+    peer_url: &str,
     request: &ReleaseRequest,
 ) -> Result<ReleaseAnswer, String> {
     let body = codec::encode("release", request).map_err(|error| error.to_string())?;
     let envelope = Envelope { from: core.raft_id, to: Some(raft_id), cluster_id: None };
-    let answer =
-        core.links.transport().rpc(&proposer.peer_url, RpcKind::Release, envelope, body, ASK_TIMEOUT).await;
+    let answer = core.links.transport().rpc(peer_url, RpcKind::Release, envelope, body, ASK_TIMEOUT).await;
     codec::decode("release", &answer.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
 }
 
@@ -283,20 +333,11 @@ async fn found(core: &Arc<Core>, seeds: Seeds) -> Result<(), Hindrance> {
     if let Some(promised) = core.founding.promised().await
         && promised.proposer != core.raft_id
     {
-        let proposer = promised.members.get(&promised.proposer).map(|peer| (&peer.name, &peer.peer_url));
-        let (name, url) = proposer.unzip();
-        return wait(format!(
-            "promised to the control node {} with raft id {} at {}, which has neither founded its cluster nor released this node",
-            name.map_or("?", String::as_str),
-            promised.proposer,
-            url.map_or("?", String::as_str)
-        ));
+        return wait(told(&promised));
     }
-    let Some(cluster_id) = core.founding.draft().await else {
+    let Some(proposal) = core.founding.draft(founders).await else {
         return wait("letting another control node propose the cluster");
     };
-    let settings = Opaque(core.config.bootstrap_settings.clone());
-    let proposal = Proposal { cluster_id, proposer: core.raft_id, members: founders, settings };
     gather_promises(core, &proposal).await?;
     core.promise(proposal.clone()).await?;
     if core.adopt(&proposal.cluster_id).await? {

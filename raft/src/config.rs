@@ -40,7 +40,8 @@ pub struct NodeConfig {
     pub compaction: Compaction,
     /// Stamps commands.
     pub wall_clock: WallClock,
-    /// For everything random in Raft; None draws from the system. A simulation sets it.
+    /// For everything random in Raft; None draws from the system. A simulation sets it, to another one for each run: what an
+    /// earlier run proposed must not be proposed again.
     pub seed: Option<u64>,
 }
 

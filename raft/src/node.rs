@@ -408,21 +408,33 @@ impl Core {
     /// As [`Founding::promise`], to its end even when whoever asked goes away: a save that is dropped half way is final.
     pub(crate) async fn promise(self: &Arc<Self>, proposal: Proposal) -> Result<(), PromiseError> {
         let core = self.clone();
-        let saving = self.scope.spawn(async move { core.founding.promise(proposal).await });
-        saving.await.unwrap_or_else(|_| Err(PromiseError::Storage("it is stopping".to_owned())))
+        self.saved(async move { core.founding.promise(proposal).await }).await
+    }
+
+    /// The outcome of what writes to the directory. After a failure nothing more can be written there.
+    async fn saved<T: Send + 'static>(
+        &self,
+        saving: impl Future<Output = Result<T, PromiseError>> + Send + 'static,
+    ) -> Result<T, PromiseError> {
+        let saved = self.scope.spawn(saving).await;
+        let saved = saved.unwrap_or_else(|_| Err(PromiseError::Storage("it is stopping".to_owned())));
+        if let Err(PromiseError::Storage(why)) = &saved {
+            self.stop_with(FatalError::Storage(why.clone()));
+        }
+        saved
     }
 
     /// As [`Founding::adopt`], to its end; tells whether this node belongs to that cluster now.
     pub(crate) async fn adopt(self: &Arc<Self>, cluster_id: &str) -> Result<bool, PromiseError> {
         let (core, cluster_id) = (self.clone(), cluster_id.to_owned());
-        let saving = self.scope.spawn(async move {
+        self.saved(async move {
             let adopted = core.founding.adopt(&cluster_id).await?;
             if adopted {
                 core.links.set_cluster_id(cluster_id);
             }
             Ok(adopted)
-        });
-        saving.await.unwrap_or_else(|_| Err(PromiseError::Storage("it is stopping".to_owned())))
+        })
+        .await
     }
 
     /// This node as the newest membership describes it.

@@ -57,7 +57,14 @@ impl Cluster {
     pub fn new(world: World) -> Arc<Self> {
         let plan = world.plan.clone();
         let seeds: Vec<String> = (1..=plan.control_nodes).map(|n| address(n).to_string()).collect();
-        let node = |n| Arc::new(ControlNode::new(world.clone(), n, seeds.clone()));
+        let node = |n| {
+            let mut seeds = seeds.clone();
+            // All know the first one, or they might found two clusters, as they would have been told to.
+            if plan.rough_founding && plan.expects.is_none() && world.chance.per_mille(500) {
+                seeds.remove(world.chance.between(1, seeds.len() as u64 - 1) as usize);
+            }
+            Arc::new(ControlNode::new(world.clone(), n, seeds))
+        };
         let control: Vec<Arc<ControlNode>> = (1..=plan.control_nodes).map(node).collect();
         let addrs = Arc::new(Mutex::new(control.iter().map(|node| node.addr()).collect()));
         Arc::new(Self {

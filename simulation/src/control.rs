@@ -238,7 +238,7 @@ impl ControlNode {
             advertise: None,
             peer_advertise: None,
             seeds: self.seeds.clone(),
-            bootstrap_expect: None,
+            bootstrap_expect: self.world.plan.expects,
             settings: self.world.plan.settings.clone(),
             max_voters: self.world.plan.control_nodes,
             timing: Timing::default(),

@@ -110,10 +110,14 @@ fn one(seed: u64, print: bool) -> ExitCode {
 #[cfg(feature = "mutants")]
 mod mutated {
     use std::process::{Command, ExitCode};
+    use std::time::Duration;
 
     use mutants::Mutant;
 
     use super::{Campaign, campaign};
+
+    /// Some make a leader decide the same thing for ever: what is simulated then goes on, and gets nowhere.
+    const PATIENCE: Duration = Duration::from_secs(240);
 
     /// One mutant in this process, or each in a process of its own.
     pub(super) fn run(name: &str, seeds: u64, from: u64, jobs: usize, without: Vec<u64>) -> ExitCode {
@@ -125,6 +129,12 @@ mod mutated {
             return ExitCode::from(2);
         };
         mutants::switch_on(mutant);
+        let told = name.to_owned();
+        std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE);
+            println!("{told:<30} SURVIVED  {} s", PATIENCE.as_secs());
+            std::process::exit(1);
+        });
         let outcome = campaign(&Campaign { stops_at_first: true, ..plan(seeds, from, jobs, without) });
         match outcome.failed.first() {
             Some((seed, rule)) => {

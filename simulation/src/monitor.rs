@@ -74,6 +74,10 @@ impl Monitor {
         for node in nodes {
             let Some(live) = node.live() else { continue };
             let (raft_id, status) = (live.node.raft_id(), live.node.status());
+            if status.state == "shutdown" {
+                // Its core has failed: it tells the term that it could not write.
+                continue;
+            }
             let recorder = &self.world.recorder;
             let state = live.state.borrow().clone();
             if status.state == "leader" {

@@ -19,8 +19,11 @@ pub struct Plan {
     pub seed: u64,
     /// Control nodes that found the cluster: 3 or 5.
     pub control_nodes: usize,
-    /// One control node more than that is fresh when they found it, and their processes end meanwhile.
+    /// One control node more than that is fresh when they found it; they have different seeds, the network is as bad as later,
+    /// and they lose their power meanwhile.
     pub rough_founding: bool,
+    /// How many founders the control nodes are told to expect; otherwise all of their seeds.
+    pub expects: Option<usize>,
     /// Data nodes, on three racks in turn.
     pub data_nodes: usize,
     /// What the cluster is founded with.
@@ -58,10 +61,14 @@ impl Plan {
             faults.push(FaultKind::ControlPowerLoss);
         }
         let replication_factor = if chance.per_mille(750) { 3 } else { 2 };
+        let control_nodes = if chance.per_mille(700) { 3 } else { 5 };
+        let rough_founding = comes("rough-founding", 250);
+        let expects = (rough_founding && comes("expects", 500)).then_some(control_nodes);
         Self {
             seed,
-            control_nodes: if chance.per_mille(700) { 3 } else { 5 },
-            rough_founding: comes("rough-founding", 250),
+            control_nodes,
+            rough_founding,
+            expects,
             data_nodes: usize::try_from(chance.between(4, 6)).unwrap_or(4),
             settings: Settings {
                 num_shards: u32::try_from(chance.between(3, 8)).unwrap_or(3),

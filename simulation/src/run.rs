@@ -25,7 +25,7 @@ use crate::data::record::{Events, Recorder as DataRecorder};
 use crate::faults::Faults;
 use crate::judge;
 use crate::monitor::Monitor;
-use crate::net::Net;
+use crate::net::{Net, Quality};
 use crate::panics;
 use crate::plan::Plan;
 use crate::record::Recorder;
@@ -230,7 +230,8 @@ impl Run {
 
     /// Control nodes lose their power while they look for each other and promise themselves.
     async fn disturb_founding(&mut self) {
-        let chance = self.world().chance.clone();
+        let (world, chance) = (self.world().clone(), self.world().chance.clone());
+        world.net.set_quality(world.plan.quality);
         for _ in 0..chance.between(1, 6) {
             let pause = Duration::from_millis(chance.between(1, 400));
             self.watching(tokio::time::sleep(pause)).await;
@@ -240,6 +241,7 @@ impl Run {
             self.watching(tokio::time::sleep(pause)).await;
             node.start();
         }
+        world.net.set_quality(Quality::GOOD);
     }
 
     /// Says what stands still, with what the cluster says of itself.

@@ -14,7 +14,7 @@ use super::seat::Seat;
 use super::tail::Tail;
 use super::wire::{Request, Write};
 use super::{Key, Limits, Ticket, Value};
-use crate::ids::{Epoch, NodeId, Position};
+use crate::ids::{Epoch, MigrationId, NodeId, Position};
 use crate::wire::{Phase, Role};
 
 /// A write under way.
@@ -46,6 +46,8 @@ pub(super) struct Lead {
     pub(super) pending: VecDeque<Pending>,
     pending_bytes: usize,
     pub(super) peers: BTreeMap<NodeId, Peer>,
+    /// The migration whose target was last dealt with anew.
+    prepared: Option<MigrationId>,
     pub(super) in_sync: InSync,
 }
 
@@ -62,6 +64,7 @@ impl Lead {
             pending: VecDeque::new(),
             pending_bytes: 0,
             peers: BTreeMap::new(),
+            prepared: None,
             in_sync: InSync::new(seat),
         }
     }
@@ -69,6 +72,11 @@ impl Lead {
     /// Whom to deal with: what is required, replicas that could become in sync, the target of a migration.
     pub(super) fn follow(&mut self, seat: &Seat, node: &NodeId, now_ms: u64) {
         let phases = [Phase::Preparing, Phase::Copying, Phase::Admitting];
+        let preparing = seat.migration.as_ref().filter(|migration| migration.phase == Phase::Preparing);
+        let preparing = preparing.map(|migration| migration.id);
+        // The target's copy is made anew then, perhaps where one was that is known here.
+        let begins_anew = preparing.is_some() && preparing != self.prepared;
+        self.prepared = preparing;
         let mut peers = BTreeMap::new();
         for (other, member) in seat.copies.iter().filter(|(other, _)| *other != node) {
             let required = self.in_sync.requires(other);
@@ -77,7 +85,8 @@ impl Lead {
             if !(required || (!member.down && (replica || target))) {
                 continue;
             }
-            let known = self.peers.remove(other).filter(|peer| peer.incarnation == member.incarnation);
+            let is_known = |peer: &Peer| peer.incarnation == member.incarnation && !(target && begins_anew);
+            let known = self.peers.remove(other).filter(is_known);
             let mut peer = known.unwrap_or_else(|| Peer::new(member.at.clone(), member.incarnation, now_ms));
             peer.at.clone_from(&member.at);
             peer.down = member.down;

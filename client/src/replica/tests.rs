@@ -556,6 +556,35 @@ fn a_copy_that_fails_is_reported_lost() {
     assert!(world.messages.iter().any(|m| matches!(m, Message::Answer { answer: Answer::NoCopy, .. })));
 }
 
+/// Both waited for each other until the migration was given up: the primary took the copy for the one that it had known, and the
+/// copy waited to be begun with.
+#[test]
+fn a_primary_that_learns_late_of_a_lost_copy_begins_anew_with_its_successor() {
+    let mut world = opened(2, 2);
+    let (n1, n2) = (node("n1"), node("n2"));
+    world.put(&n1, "k", "v");
+    while let Some(message) = world.messages.pop() {
+        world.deliver(message);
+    }
+    let (op, _) = world.nodes.get_mut(&n2).unwrap().queue.pop_front().unwrap();
+    world.nodes.get_mut(&n2).unwrap().store.delete().unwrap();
+    world.step(&n2, Event::Stored { op, result: store::StoreResult::Failed });
+    // The primary has not heard of it when the new copy answers.
+    for _ in 0..100 {
+        while let Some(message) = world.messages.pop() {
+            world.deliver(message);
+        }
+        world.install(&n2);
+        world.names().iter().for_each(|name| world.complete_store(name));
+        world.heartbeat(&n2);
+        world.tick(10);
+    }
+    assert!(world.coordinator.migration.is_some() && world.nodes[&n1].installed < world.coordinator.revision);
+    world.run(1_000);
+    assert!(world.coordinator.in_sync.contains(&n2), "{:?}", world.coordinator.migration);
+    assert_eq!(world.contents().len(), 1);
+}
+
 #[test]
 fn a_learner_copy_that_fails_while_it_may_have_been_admitted_is_made_anew_only_for_a_new_filling() {
     let world = opened(2, 1);

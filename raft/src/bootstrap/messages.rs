@@ -57,6 +57,8 @@ pub(crate) struct ReleaseRequest {
     pub(crate) cluster_id: String,
     /// A proposer that asked in vain.
     pub(crate) rival: Option<u64>,
+    /// It found a running cluster that it would rather join.
+    pub(crate) joining: bool,
 }
 
 /// The proposer's answer.

@@ -51,6 +51,8 @@ pub(super) struct Cluster {
     /// Nodes that are on real files, in these directories.
     pub(super) real: BTreeMap<usize, PathBuf>,
     pub(super) segment_bytes: u64,
+    /// By chance where there is none.
+    pub(super) raft_id: fn(usize) -> Option<u64>,
 }
 
 impl Drop for Cluster {
@@ -102,6 +104,7 @@ impl Cluster {
             adjust: |_, _| {},
             real: BTreeMap::new(),
             segment_bytes,
+            raft_id: |_| None,
         }
     }
 
@@ -146,7 +149,7 @@ impl Cluster {
             },
             compaction: Compaction::default(),
             wall_clock: Arc::new(|| 1_000_000),
-            seed: Some(at as u64),
+            seed: None,
         };
         (self.adjust)(at, &mut config);
         config
@@ -161,7 +164,11 @@ impl Cluster {
     /// Opens the node's files.
     pub(super) async fn open(&mut self, at: usize) -> Result<Storage, OpenError> {
         let name = self.config(at).name;
-        let options = OpenOptions { segment_bytes: self.segment_bytes, ..OpenOptions::new(name) };
+        let options = OpenOptions {
+            segment_bytes: self.segment_bytes,
+            raft_id: (self.raft_id)(at),
+            ..OpenOptions::new(name)
+        };
         if let Some(dir) = self.real.get(&at) {
             let rows = Arc::new(SledRows::new(dir.join("rows")));
             return Storage::open(Arc::new(RealDisk::new(dir.clone())), rows, options).await;

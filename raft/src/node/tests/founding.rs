@@ -69,23 +69,64 @@ async fn flags_that_disagree_are_named_and_nothing_starts() {
     assert!(cluster.running().all(|(_, node)| node.cluster_id().is_none()));
 }
 
+async fn one_cluster_is_founded_by(size: usize, order: &[usize], adjust: fn(usize, &mut NodeConfig)) {
+    for descending in [true, false] {
+        for _ in 0..3 {
+            let mut cluster = Cluster::in_memory(size);
+            cluster.raft_id =
+                if descending { |at| Some(100 - at as u64) } else { |at| Some(100 + at as u64) };
+            cluster.adjust = adjust;
+            cluster.start_all(order).await;
+            cluster.put("a", "1").await;
+            cluster.converge("a", "1").await;
+            let ids: Vec<_> = cluster.running().map(|(_, node)| node.cluster_id()).collect();
+            assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+        }
+    }
+}
+
 /// Two proposers each held the promise of nodes that the other needed, and all waited for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_fresh_nodes_than_are_expected_found_one_cluster() {
-    let expecting: [fn(usize, &mut NodeConfig); 2] = [
-        |_, config| (config.bootstrap_expect, config.max_voters) = (Some(3), 3),
-        |_, config| config.max_voters = 3,
-    ];
-    for round in 0..12 {
-        let mut cluster = Cluster::in_memory(3);
-        // The fourth is nobody's seed.
-        cluster.adjust = expecting[round % 2];
-        cluster.start_all(&[3, 2, 1, 0]).await;
-        cluster.put("a", "1").await;
-        cluster.converge("a", "1").await;
-        let ids: Vec<_> = cluster.running().map(|(_, node)| node.cluster_id()).collect();
-        assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
-    }
+    // The fourth is nobody's seed.
+    one_cluster_is_founded_by(3, &[3, 2, 1, 0], |_, config| {
+        (config.bootstrap_expect, config.max_voters) = (Some(3), 3);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fresh_nodes_that_expect_different_numbers_found_one_cluster() {
+    one_cluster_is_founded_by(3, &[3, 2, 1, 0], |_, config| config.max_voters = 3).await;
+}
+
+/// Neither proposer is in what the other one proposes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_proposers_that_do_not_know_each_other_found_one_cluster() {
+    one_cluster_is_founded_by(4, &[0, 1, 2, 3], |at, config| {
+        (config.bootstrap_expect, config.max_voters) = (Some(3), 3);
+        if at < 2 {
+            config.seeds.remove(1 - at);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeds_of_two_clusters_are_refused_and_named() {
+    let mut cluster = Cluster::in_memory(2);
+    cluster.adjust = |at, config| {
+        if at < 2 {
+            config.seeds.clear();
+        }
+    };
+    cluster.start_all(&[0, 1, 2]).await;
+    eventually("it says so", async || {
+        matches!(&*cluster.node(2).phase().borrow(), Phase::Waiting { why }
+            if why.starts_with("the seeds belong to different clusters"))
+    })
+    .await;
+    assert_eq!(cluster.node(2).cluster_id(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,6 +157,35 @@ async fn a_fresh_node_joins_a_running_cluster_and_is_promoted() {
     .await;
     assert_eq!(cluster.get(3, "a").await.as_deref(), Some("1"));
     eventually("it says so", async || *cluster.node(3).phase().borrow() == Phase::Running).await;
+}
+
+/// It asked only the one that had been removed, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_node_joins_although_a_seed_was_removed_and_does_not_know() {
+    for removed in 0..3 {
+        let mut cluster = Cluster::in_memory(3);
+        cluster.raft_id = |at| Some(100 + at as u64);
+        cluster.start_all(&[0, 1, 2]).await;
+        cluster.put("a", "1").await;
+        cluster.converge("a", "1").await;
+        cluster.set_isolated(removed, true);
+        let others: Vec<usize> = (0..3).filter(|at| *at != removed).collect();
+        let gone = cluster.node(removed).raft_id();
+        eventually("it is removed", async || {
+            for at in &others {
+                drop(cluster.node(*at).remove_member(gone).await);
+            }
+            others.iter().any(|at| cluster.node(*at).members().len() == 2)
+        })
+        .await;
+        cluster.set_isolated(removed, false);
+        cluster.start(3).await;
+        eventually("it has joined", async || {
+            *cluster.node(3).phase().borrow() == Phase::Running
+                && cluster.get(3, "a").await.as_deref() == Some("1")
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
