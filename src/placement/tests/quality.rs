@@ -14,7 +14,7 @@ use super::super::solve::{Levelling, Solution, solve};
 use super::oracle::{Quality, best};
 use super::{carry_out, cases, counts, settled, worst_crowding};
 
-fn copyings(solution: &Solution) -> u64 {
+pub(super) fn copyings(solution: &Solution) -> u64 {
     let copies = |action| matches!(action, Action::Move { .. } | Action::Add { .. });
     solution.steps.iter().filter(|step| copies(step.action)).count() as u64
 }
@@ -116,13 +116,13 @@ prop_compose! {
 }
 
 /// Every node within one copy of its share.
-fn is_even(problem: &Problem) -> bool {
+pub(super) fn is_even(problem: &Problem) -> bool {
     let layout = Layout::new(problem);
     let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
     !Targets::of(&layout, &shares, 1_000).are_missed(&layout)
 }
 
-fn copying_steps(solution: &Solution) -> impl Iterator<Item = Action> {
+pub(super) fn copying_steps(solution: &Solution) -> impl Iterator<Item = Action> {
     let actions = solution.steps.iter().map(|step| step.action);
     actions.filter(|action| !matches!(action, Action::Promote { .. } | Action::Remove { .. }))
 }
