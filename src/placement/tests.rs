@@ -12,11 +12,16 @@ use super::caps::Caps;
 use super::problem::{Action, Blocked, Copies, Copy, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse, Why};
 use super::solve::{Levelling, Solution, solve};
 
-/// So many random cases, the same ones each time; `CASES` multiplies them.
+/// So many random cases; `CASES` multiplies them.
 fn cases(number: u32) -> ProptestConfig {
     let times: u32 = std::env::var("CASES").map_or(1, |times| times.parse().unwrap());
-    let rng_seed = RngSeed::Fixed(4);
-    ProptestConfig { failure_persistence: None, rng_seed, ..ProptestConfig::with_cases(number * times) }
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(number * times) }
+}
+
+/// The same ones each time; `SEED` chooses others.
+fn same_cases(number: u32) -> ProptestConfig {
+    let seed = std::env::var("SEED").map_or(4, |seed| seed.parse().unwrap());
+    ProptestConfig { rng_seed: RngSeed::Fixed(seed), ..cases(number) }
 }
 
 fn node(weight: u64, rack: usize) -> NodeSpec {

@@ -7,7 +7,7 @@ use ruvector_cluster_client::wire::Strategy as Hashed;
 use super::super::hashed::Orders;
 use super::super::problem::{Action, Copies, Copy, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
 use super::super::solve::{Solution, solve_by_orders};
-use super::{carry_out, cases, counts, fresh, node, problems, settled, worst_crowding};
+use super::{carry_out, counts, fresh, node, problems, same_cases, settled, worst_crowding};
 
 const HASHED: [Hashed; 2] = [Hashed::Ketama, Hashed::Jump];
 
@@ -157,7 +157,7 @@ fn twice_the_capacity_draws_about_twice_the_copies() {
 }
 
 proptest! {
-    #![proptest_config(cases(96))]
+    #![proptest_config(same_cases(96))]
 
     #[test]
     fn hashed_plans_keep_the_rules_on_any_cluster(mut problem in problems()) {

@@ -8,7 +8,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use super::super::problem::{Action, NodeSpec, NodeUse, Problem, ShardUse};
 use super::super::solve::{Levelling, Solution, solve};
 use super::quality::{copying_steps, copyings, is_even};
-use super::{carry_out, cases, counts, node, settle, settled, worst_crowding};
+use super::{carry_out, cases, counts, node, same_cases, settle, settled, worst_crowding};
 
 /// Every node holds the whole number below or above what its weight is due of all copies. Only where no rack is too small.
 fn assert_within_one_of_quota(problem: &Problem) {
@@ -203,7 +203,7 @@ fn bytes(problem: &Problem) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(cases(96))]
+    #![proptest_config(same_cases(96))]
 
     /// Joins, drains, deaths, full disks, maintenance and weights at once. Carrying the plan out checks every state on the way.
     #[test]
