@@ -139,7 +139,7 @@ prop_compose! {
 
 /// With weights and racks mixed at random, every weight changed at once.
 #[test]
-fn weights_and_racks_mixed_copy_at_most_a_twentieth_more_than_the_lower_bound() {
+fn weights_and_racks_mixed_together_copy_at_most_a_twentieth_more_than_the_lower_bound() {
     let mut runner = TestRunner::new_with_rng(cases(1), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (mut copied, mut least, mut worst) = (0, 0, 1_000);
     for _ in 0..cases(40).cases {
