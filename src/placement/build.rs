@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruvector_cluster_client::ids::{NodeId, ShardId};
-use ruvector_cluster_client::wire::{Intent, MigrationKind, RebalancePolicy, Role, ShardStatus};
+use ruvector_cluster_client::wire::{HeldShard, Intent, MigrationKind, RebalancePolicy, Role, ShardStatus};
 
 use super::problem::{Copies, Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
 use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
@@ -84,77 +84,78 @@ fn index(nodes: &[NodeId], node: &NodeId) -> Option<NodeIndex> {
     nodes.binary_search(node).ok()
 }
 
-/// The place of a shard among all, which are numbered from 0 without a gap.
+/// The place of a shard among all. They are numbered from 0, nearly always without a gap.
 fn place_of(ids: &[ShardId], id: ShardId) -> Option<usize> {
+    let has_gaps = ids.last().is_some_and(|last| last.0 as usize >= ids.len());
     let place = id.0 as usize;
-    if ids.get(place) == Some(&id) { Some(place) } else { ids.binary_search(&id).ok() }
+    if has_gaps { ids.binary_search(&id).ok() } else { Some(place).filter(|place| *place < ids.len()) }
 }
 
-/// What each node says or is said to hold, told by shard. In small pieces, since they are written in any order.
+/// What each node is assigned, and what it says of that, told by shard.
+///
+/// A node's shards lie far apart, so each shard has one small piece of memory for all that is asked of every one; and what a
+/// heartbeat said of a copy is looked at only where it is wanted.
 struct Gathered {
     wanted: usize,
-    /// `wanted` nodes for each shard; the primary's first.
-    full: Vec<u32>,
-    /// How many of these; one more than wanted where there are too many, or one is being filled.
-    held: Vec<u8>,
-    /// Nodes of primaries; `u32::MAX` for none.
-    primary: Vec<u32>,
+    /// For each shard: how many copies it has, and whether it has a primary ([`HAS_PRIMARY`]); then `wanted` nodes, the
+    /// primary's first. One more than wanted where there are too many, or one is being filled.
+    rows: Vec<u32>,
     /// Bytes of the primary's copy.
     bytes: Vec<u64>,
 }
 
+/// Added to the number of copies where one is the primary.
+const HAS_PRIMARY: u32 = 1 << 31;
+
 impl Gathered {
     fn of(source: &Source<'_>, nodes: &[NodeId], ids: &[ShardId]) -> Self {
         let wanted = source.metadata.replication_factor();
-        let mut gathered = Self {
-            wanted,
-            full: vec![0; ids.len() * wanted],
-            held: vec![0; ids.len()],
-            primary: vec![u32::MAX; ids.len()],
-            bytes: vec![0; ids.len()],
-        };
+        let mut gathered =
+            Self { wanted, rows: vec![0; ids.len() * (wanted + 1)], bytes: vec![0; ids.len()] };
         for (node, number) in nodes.iter().zip(0_u32..) {
+            let said = source.soft.nodes.get(node);
+            // Both ascend, so one walk finds what was said of each copy.
+            let mut said = said.into_iter().flat_map(|soft| &soft.held).peekable();
             for (shard, role) in source.metadata.roles_of(node) {
+                while said.next_if(|(held, _)| **held < shard).is_some() {}
+                let said = said.next_if(|(held, _)| **held == shard).map(|(_, held)| held);
                 if let Some(place) = place_of(ids, shard) {
-                    gathered.hold(place, number, role);
-                }
-            }
-        }
-        for (id, soft) in &source.soft.nodes {
-            let Some(node) = index(nodes, id).and_then(|node| u32::try_from(node).ok()) else { continue };
-            for held in soft.held.values() {
-                if let Some(place) = place_of(ids, held.id).filter(|place| gathered.primary[*place] == node) {
-                    gathered.bytes[place] = held.size_bytes;
+                    gathered.hold(place, number, role, said);
                 }
             }
         }
         gathered
     }
 
-    fn hold(&mut self, place: usize, node: u32, role: Role) {
-        let too_many = u8::try_from(self.wanted + 1).unwrap_or(u8::MAX);
-        let held = usize::from(self.held[place]);
+    fn hold(&mut self, place: usize, node: u32, role: Role, said: Option<&HeldShard>) {
+        let wanted = self.wanted;
+        let Some((count, slots)) = self.rows[place * (wanted + 1)..][..=wanted].split_first_mut() else {
+            return;
+        };
         match role {
             Role::Retiring => return,
-            Role::Primary => self.primary[place] = node,
+            Role::Primary => {
+                self.bytes[place] = said.map_or(0, |held| held.size_bytes);
+                *count |= HAS_PRIMARY;
+            }
             Role::Replica | Role::Learner => {}
         }
-        if held >= self.wanted || role == Role::Learner {
-            self.held[place] = too_many;
+        let held = (*count & !HAS_PRIMARY) as usize;
+        if held >= wanted || role == Role::Learner {
+            *count = (*count & HAS_PRIMARY) | u32::try_from(wanted + 1).unwrap_or(!HAS_PRIMARY);
             return;
         }
-        let slots = &mut self.full[place * self.wanted..][..self.wanted];
         slots[held] = node;
         if role == Role::Primary {
             slots[..=held].rotate_right(1);
         }
-        self.held[place] += 1;
+        *count += 1;
     }
 
     /// The copies of a shard that has a primary and as many as are wanted, in sync, as its status says.
     fn whole(&self, place: usize) -> Option<Copies> {
-        let is_whole = usize::from(self.held[place]) == self.wanted && self.primary[place] != u32::MAX;
-        let slots = &self.full[place * self.wanted..][..self.wanted];
+        let (count, slots) = self.rows[place * (self.wanted + 1)..][..=self.wanted].split_first()?;
+        let is_whole = (count ^ HAS_PRIMARY) as usize == self.wanted;
         let copy = |node: &u32| Copy { node: *node as usize, in_sync: true };
         is_whole.then(|| slots.iter().map(copy).collect())
     }

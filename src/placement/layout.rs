@@ -33,6 +33,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) dropped: Vec<(usize, NodeIndex)>,
     /// Bytes that each node may take; none when unlimited.
     free_bytes: Vec<Option<u64>>,
+    /// Shards that get their first copies here.
+    pub(crate) new: Vec<usize>,
     touched: Vec<usize>,
     is_touched: Vec<bool>,
 }
@@ -42,7 +44,11 @@ impl<'a> Layout<'a> {
         let nodes = problem.nodes.len();
         let mut count = vec![0; nodes];
         let mut primaries = vec![0; nodes];
-        for shard in &problem.shards {
+        let mut new = Vec::new();
+        for (number, shard) in problem.shards.iter().enumerate() {
+            if shard.usage == ShardUse::Unassigned {
+                new.push(number);
+            }
             shard.copies.iter().for_each(|copy| count[copy.node] += 1);
             if let Some(primary) = shard.copies.first().filter(|_| shard.has_primary) {
                 primaries[primary.node] += 1;
@@ -56,6 +62,7 @@ impl<'a> Layout<'a> {
             primaries,
             dropped: Vec::new(),
             free_bytes: problem.nodes.iter().map(|node| node.free_bytes).collect(),
+            new,
             touched: Vec::new(),
             is_touched: vec![false; problem.shards.len()],
         }

@@ -8,7 +8,7 @@ use ruvector_cluster_client::wire::{
 };
 
 use super::build::{Built, Source};
-use super::hashed;
+use super::hashed::Orders;
 use super::problem::{Action, Blocked, Problem, Step, Tolerance, Why};
 use super::solve::{Levelling, Solution, solve, solve_by_orders};
 use crate::metadata::Metadata;
@@ -105,8 +105,9 @@ pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, optio
     let assume_draining = options.assume_draining.as_ref();
     let built = Built::of(Source { metadata, soft, policy, now_ms: options.now_ms, assume_draining });
     let levelling = options.levelling(policy);
-    let orders =
-        levelling.and_then(|_| hashed::orders(&built.problem, &built.nodes, &built.shards, options.strategy));
+    let joined_ms: Vec<u64> = metadata.nodes().map(|row| row.joined_ms).collect();
+    let orders = levelling
+        .and_then(|_| Orders::of(&built.problem, &built.nodes, &joined_ms, &built.shards, options.strategy));
     let solution = match &orders {
         Some(orders) => solve_by_orders(&built.problem, orders),
         None => solve(&built.problem, levelling),

@@ -2,11 +2,11 @@
 
 use super::bound::lower_bound;
 use super::forced::{self, Unplaced};
-use super::hashed;
+use super::hashed::{self, Orders};
 use super::layout::Layout;
 use super::level::{Targets, level_copies};
 use super::primaries::{self, level_primaries};
-use super::problem::{Blocked, NodeIndex, Problem, ShardUse, Step, Tolerance};
+use super::problem::{Blocked, Problem, ShardUse, Step, Tolerance};
 use super::shares::Shares;
 use super::steps::{settle_primaries, steps};
 
@@ -44,7 +44,7 @@ pub(crate) struct Solution {
 }
 
 /// Restores the rules, and puts copies where each shard's order of nodes wants them.
-pub(crate) fn solve_by_orders(problem: &Problem, orders: &[Vec<NodeIndex>]) -> Solution {
+pub(crate) fn solve_by_orders(problem: &Problem, orders: &Orders<'_>) -> Solution {
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let unplaced = forced::force(&mut layout);
@@ -67,7 +67,7 @@ pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution
     if let Some(levelling) = levelling {
         let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
         let (start, stop) = (levelling.start.upto_thousandths, levelling.stop.upto_thousandths);
-        if has_new(problem) || primaries::are_uneven(&layout, &shares, start) {
+        if !layout.new.is_empty() || primaries::are_uneven(&layout, &shares, start) {
             level_primaries(&mut layout, &shares, stop);
         }
     }
@@ -83,12 +83,12 @@ pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution
 fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced) -> Option<(Shares, u64)> {
     let problem = layout.problem;
     let stop = levelling.stop.upto_thousandths;
-    let may_chain = problem.shards.iter().all(|shard| shard.usage != ShardUse::Pinned);
     let mut shares = Shares::of_copies(problem, &layout.caps, &layout.count);
     let begins = Targets::of(layout, &shares, levelling.start.upto_thousandths).are_missed(layout);
-    if !begins && !has_new(problem) {
+    if !begins && layout.new.is_empty() {
         return None;
     }
+    let may_chain = problem.shards.iter().all(|shard| shard.usage != ShardUse::Pinned);
     for _ in 0..MAX_ROUNDS {
         level_copies(layout, &Targets::of(layout, &shares, stop), may_chain);
         let (roomless, others): (Unplaced, Unplaced) =
@@ -111,14 +111,9 @@ fn told(
     lower_bound: u64,
     unplaced: Unplaced,
 ) -> Solution {
-    let is_new = |id: &usize| layout.is_new(*id) && !layout.copies[*id].is_empty();
-    let assigned = (0..layout.copies.len()).filter(is_new);
+    let assigned = layout.new.iter().copied().filter(|id| !layout.copies[*id].is_empty());
     let assigned =
         assigned.map(|id| (id, layout.copies[id].iter().map(|copy| copy.node).collect())).collect();
     let steps = steps(&layout, &before, shares.as_ref());
     Solution { steps, assigned, before, lower_bound, unplaced }
-}
-
-fn has_new(problem: &Problem) -> bool {
-    problem.shards.iter().any(|shard| shard.usage == ShardUse::Unassigned)
 }

@@ -62,6 +62,8 @@ impl Node {
 pub(crate) struct Shard {
     /// Places in [`Cluster::nodes`]; the primary first. None before the first assignment.
     pub(crate) copies: Vec<usize>,
+    /// Nodes that are replicas and say that they lost their copy.
+    pub(crate) lost: Vec<usize>,
     /// Bytes of one copy.
     pub(crate) size_bytes: u64,
     /// Reads a second, which the primary is told to serve.
@@ -131,6 +133,14 @@ impl Cluster {
         }
     }
 
+    /// The node comes back without what it held. Others lead what it led.
+    pub(crate) fn wipe(&mut self, place: usize) {
+        for shard in self.shards.iter_mut().filter(|shard| shard.copies.contains(&place)) {
+            shard.copies.retain(|node| *node != place);
+            shard.lost.push(place);
+        }
+    }
+
     /// The replicated state, made by commands, and what the nodes' heartbeats said.
     pub(crate) fn state(&self) -> (Metadata, Soft) {
         let mut log = Log { metadata: Metadata::new(), index: 0 };
@@ -173,6 +183,7 @@ impl Cluster {
 
     fn assign(&self, log: &mut Log) {
         let mut led: Vec<Vec<Report>> = vec![Vec::new(); self.nodes.len()];
+        let mut lost = led.clone();
         let mut changes = Vec::new();
         for (id, shard) in (0..).map(ShardId).zip(&self.shards) {
             let Some((primary, replicas)) = shard.copies.split_first() else { continue };
@@ -180,15 +191,19 @@ impl Cluster {
                 shard: id,
                 if_epoch: Epoch(0),
                 primary: self.id(*primary),
-                replicas: replicas.iter().map(|node| self.id(*node)).collect(),
+                replicas: replicas.iter().chain(&shard.lost).map(|node| self.id(*node)).collect(),
             });
             let member = |node: &usize| InSyncMember { node: self.id(*node), incarnation: Incarnation(1) };
-            let members = shard.copies.iter().map(member).collect();
+            let members = shard.copies.iter().chain(&shard.lost).map(member).collect();
             let opened = InSyncProposal { if_version: 1, members };
             led[*primary].push(Report { in_sync_set: Some(opened), ..Report::new(id, Epoch(1)) });
+            for node in &shard.lost {
+                lost[*node].push(Report { lost: true, ..Report::new(id, Epoch(1)) });
+            }
         }
         log.coordinate(changes);
-        for (place, reports) in led.into_iter().enumerate().filter(|(_, reports)| !reports.is_empty()) {
+        let said = led.into_iter().enumerate().chain(lost.into_iter().enumerate());
+        for (place, reports) in said.filter(|(_, reports)| !reports.is_empty()) {
             log.apply(Command::Reports { node: self.id(place), incarnation: Incarnation(1), reports });
         }
     }
@@ -253,7 +268,8 @@ impl Cluster {
     fn carry_out_one(&mut self, step: &Move, places: &BTreeMap<NodeId, usize>) -> Result<(), String> {
         let place = |node: &Option<NodeId>| node.as_ref().map(|node| places[node]);
         let (from, to) = (place(&step.from), place(&step.to));
-        let copies = &mut self.shards[step.shard.0 as usize].copies;
+        let Shard { copies, lost, .. } = &mut self.shards[step.shard.0 as usize];
+        lost.retain(|node| Some(*node) != to && Some(*node) != from);
         let has = |node: Option<usize>, copies: &[usize]| copies.iter().position(|copy| Some(*copy) == node);
         let (given, taken) = (has(from, copies), has(to, copies));
         match (step.kind, given, taken, to) {

@@ -4,8 +4,9 @@
 //! leave nothing to plan. `UPDATE_GOLDEN=1` writes what is below the lines anew: read the diff.
 //!
 //! `copies 3`, `shards 12`, `node a [rack=r1] [zone=z1] [capacity=2] [room=BYTES]`, `shard 0 a b c [bytes=N]` (the primary
-//! first), `drain a`, `maintain a`, `down a`, `up a`, `capacity a 0.5`, `strategy ketama`; `settle` carries a plan out without
-//! telling it; `plan` tells it. A plan is made long after the last command, when a node that is down is to be replaced.
+//! first), `drain a`, `maintain a`, `down a`, `up a`, `capacity a 0.5`, `strategy ketama`, `wipe a` (it
+//! comes back empty), `after SECONDS`; `settle` carries a plan out without telling it; `plan` tells it. A plan is made an hour
+//! after the last command, when a node that is down is to be replaced, unless `after` said otherwise.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,10 +22,10 @@ use super::cluster::{Cluster, Condition, NOW_MS, Node, Shard};
 /// Time enough for a node to count as dead.
 const LATER_MS: u64 = 3_600_000;
 
-#[derive(Default)]
 struct Runner {
     cluster: Cluster,
     strategy: Strategy,
+    later_ms: u64,
 }
 
 impl Runner {
@@ -61,6 +62,8 @@ impl Runner {
                 let node = self.cluster.place_of(name).unwrap();
                 self.cluster.nodes[node].capacity = Thousandths::parse(capacity).unwrap();
             }
+            ["wipe", name] => self.cluster.wipe(self.cluster.place_of(name).unwrap()),
+            ["after", seconds] => self.later_ms = number(seconds) * 1_000,
             ["strategy", name] => self.strategy = serde_json::from_value(name.into()).unwrap(),
             ["settle"] => {
                 let planned = self.plan();
@@ -87,7 +90,7 @@ impl Runner {
     fn plan(&self) -> Planned {
         let policy = RebalancePolicy { strategy: self.strategy, ..RebalancePolicy::default() };
         let (metadata, soft) = self.cluster.state();
-        planned(&metadata, &soft, &policy, &PlanOptions::for_operator(NOW_MS + LATER_MS, &policy))
+        planned(&metadata, &soft, &policy, &PlanOptions::for_operator(NOW_MS + self.later_ms, &policy))
     }
 
     fn carry_out(&mut self, planned: &Planned) {
@@ -146,7 +149,8 @@ fn plans_are_as_written() {
     for path in paths {
         let text = fs::read_to_string(&path).unwrap();
         let said = text.split("---\n").next().unwrap();
-        let mut runner = Runner::default();
+        let mut runner =
+            Runner { cluster: Cluster::default(), strategy: Strategy::default(), later_ms: LATER_MS };
         let lines = said.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let answers: String = lines.map(|line| runner.line(line)).collect();
         let now = format!("{said}---\n{answers}");
