@@ -52,6 +52,22 @@ enum Obstacle {
     Holds,
 }
 
+impl Obstacle {
+    /// What nodes do against which it stands.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Full => "could take copies were they not full, below disk_watermark",
+            Self::Crowded => "have room, and stand where enough copies are already",
+            Self::Emptied => "are being emptied",
+            Self::Maintenance => "are in maintenance",
+            Self::Down => "are down",
+            Self::Weightless => "have capacity 0",
+            Self::Deleting => "are deleting an older copy",
+            Self::Holds => "have a copy already",
+        }
+    }
+}
+
 /// What stands against a node.
 #[derive(Clone, Copy, Debug, Default)]
 struct Against {
@@ -200,17 +216,17 @@ impl<'a> Shortage<'a> {
             let rack = place(row.and_then(|row| row.rack.as_ref()));
             format!("{node} (zone {zone}, rack {rack}; {} of them)", against.shards)
         };
-        let (what, tell): (_, &dyn Fn(&NodeId, &Against) -> String) = match obstacle {
-            Obstacle::Full => ("could take copies were they not full, below disk_watermark", &full),
-            Obstacle::Crowded => ("have room, and stand where enough copies are already", &crowded),
-            Obstacle::Emptied => ("are being emptied", &plain),
-            Obstacle::Maintenance => ("are in maintenance", &plain),
-            Obstacle::Down => ("are down", &plain),
-            Obstacle::Weightless => ("have capacity 0", &plain),
-            Obstacle::Deleting => ("are deleting an older copy", &plain),
-            Obstacle::Holds => ("have a copy already", &plain),
+        let tell = |(node, against): (&&NodeId, &Against)| match obstacle {
+            Obstacle::Full => full(node, against),
+            Obstacle::Crowded => crowded(node, against),
+            Obstacle::Emptied
+            | Obstacle::Maintenance
+            | Obstacle::Down
+            | Obstacle::Weightless
+            | Obstacle::Deleting
+            | Obstacle::Holds => plain(node, against),
         };
-        format!("{what}: {}", listed(nodes.iter().map(|(node, against)| tell(node, against)), nodes.len()))
+        format!("{}: {}", obstacle.told(), listed(nodes.iter().map(tell), nodes.len()))
     }
 
     fn remedies(&self) -> Vec<String> {

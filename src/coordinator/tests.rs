@@ -97,6 +97,9 @@ fn a_node_that_comes_back_in_time_keeps_its_copies() {
     assert_eq!(world.metadata.shard_counts().degraded, 32);
     world.join("d2", "r2");
     world.settle();
+    // Some are handed over once more, after the cool-down.
+    world.run_ms(60_000);
+    world.settle();
     world.assert_whole();
     assert_eq!(world.copies(), copies);
     assert!(world.primaries().iter().all(|count| (10..=12).contains(count)), "{:?}", world.primaries());

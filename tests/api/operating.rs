@@ -82,6 +82,9 @@ async fn bad_nodes(served: &Served) {
         let detail = refused(served, "PUT", "/v1/nodes/x1", &body, &[400]).await;
         assert_names(&detail, "capacity_bytes", &body);
     }
+    let kept = call(&served.api, "DELETE", "/v1/nodes/d1", None, 409).await;
+    assert_eq!(kept.body["code"], "holds_shards");
+    assert!(kept.body["detail"].as_str().unwrap().contains("drain it"), "{}", kept.body);
     // What only registering sets is no field of a PATCH.
     for field in ["capacity_bytes", "addr", "store_id", "intent"] {
         let detail = refused(served, "PATCH", "/v1/nodes/d1", &format!("{{\"{field}\": 1}}"), &[400]).await;

@@ -175,20 +175,17 @@ fn the_last_node_of_a_rack_may_go_where_another_rack_has_its_share_and_room() {
 
 #[test]
 fn racks_in_which_nodes_are_missing_are_named() {
-    // c2 is full: the only other place for a's copy would be beside b.
+    // c lacks room for a's copy, and the only other place is beside b.
     let nodes = [("a", "r1", None), ("b", "r2", None), ("b2", "r2", None), ("c", "r3", Some(50))];
     let cluster = Cluster::of(&nodes, &[&["a", "b"]]);
-    match cluster.drain("a") {
-        // The rule counts nodes that could hold copies at all: then two copies in r2 are as far as it goes.
-        Ok(plan) => assert_eq!(plan.moves[0].to, Some(id("b2"))),
-        Err(refused) => assert_says(
-            &refused.detail,
-            &[
-                "stand where enough copies are already: b2 (zone none, rack r2; 1 of them)",
-                "add a data node in another rack than r2",
-            ],
-        ),
-    }
+    assert_says(
+        &cluster.refusal("a"),
+        &[
+            "could take copies were they not full, below disk_watermark: c (lacks 55 bytes for 1 of them)",
+            "stand where enough copies are already: b2 (zone none, rack r2; 1 of them)",
+            "add a data node in another rack than r2 with room for 100 bytes",
+        ],
+    );
 }
 
 #[test]

@@ -124,7 +124,8 @@ fn a_day_moves_no_more_than_its_events_call_for_and_nothing_in_quiet_hours() {
         let called_for = world.happen(event);
         let calm_ms = world.now_ms + DEALT_WITH_MS;
         while world.now_ms < calm_ms {
-            world.run_ms(1_000);
+            world.settle();
+            world.pass_ms(5_000);
         }
         world.assert_whole();
         let after = world.begun();

@@ -32,7 +32,9 @@ fn shards(command: &Command) -> BTreeSet<ShardId> {
 #[test]
 fn of_a_plan_that_took_long_only_the_moves_that_the_state_moved_on_from_are_void() {
     let mut world = settled();
-    world.set_policy(|policy| (policy.max_in_per_node, policy.max_migrations) = (8, 8));
+    world.set_policy(|policy| {
+        (policy.max_in_per_node, policy.max_out_per_node, policy.max_migrations) = (8, 8, 8);
+    });
     world.join("d7", "r1");
     let (base, command) = planned(&mut world);
     let meant = shards(&command);

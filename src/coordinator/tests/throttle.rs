@@ -131,7 +131,8 @@ fn what_was_copied_before_the_policy_was_set_is_not_charged() {
 #[test]
 fn lost_copies_are_rebuilt_ahead_of_an_operators_long_queue() {
     let mut world = sized(1_000);
-    world.set_policy(|policy| policy.max_bytes_per_s = 100);
+    // What an operator moves is not levelled back meanwhile.
+    world.set_policy(|policy| (policy.max_bytes_per_s, policy.enabled) = (100, false));
     let moves = (0..64).map(ShardId).filter_map(|shard| {
         let row = world.metadata.shard(shard)?;
         let from = row.replicas.iter().find(|node| **node == id("d4"))?;
@@ -161,6 +162,7 @@ fn lost_copies_are_rebuilt_ahead_of_an_operators_long_queue() {
     assert!(world.metadata.active_migrations().any(|row| row.by_operator), "the queue was not long enough");
 }
 
+/// Found here: a node in maintenance kept primaries that were to go to copies which levelling had yet to bring.
 #[test]
 fn handing_primaries_over_copies_nothing_and_waits_for_nothing() {
     let mut world = sized(1_000_000);
