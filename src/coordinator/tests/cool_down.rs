@@ -1,4 +1,5 @@
-//! A shard that moved a moment ago is not levelled again, whoever leads; what restores a rule never waits.
+//! Levelling begins above one threshold and ends at another; a shard that moved a moment ago is not levelled again, whoever leads.
+//! What restores a rule waits for neither.
 
 use std::collections::BTreeMap;
 
@@ -51,4 +52,35 @@ fn a_drain_waits_for_no_cool_down() {
     world.run_ms(30_000);
     assert_eq!(world.metadata.node(&id("d7")).unwrap().intent, Intent::Drained);
     world.assert_whole();
+}
+
+#[test]
+fn levelling_begins_above_the_start_and_goes_on_to_the_stop() {
+    let mut world = settled();
+    // Of its rack's 64 copies d4 is due 30.5 and has 32: within start_imbalance, beyond stop_imbalance or nearly.
+    world.weigh("d1", Thousandths(1_100));
+    world.run_ms(120_000);
+    assert_eq!(world.decided, [], "it is even enough");
+    // Due 27.8, it has 1.15 times that. One copy less would be below the start; it goes on to the stop, 1.05 times.
+    world.weigh("d1", Thousandths(1_300));
+    world.settle();
+    world.assert_whole();
+    assert_eq!((world.copies()[0], world.copies()[3]), (35, 29));
+    world.decided.clear();
+    world.run_ms(120_000);
+    assert_eq!(world.decided, [], "it is at rest");
+}
+
+#[test]
+fn with_levelling_off_rules_are_restored_and_nothing_is_evened_out() {
+    let mut world = settled();
+    world.set_policy(|policy| policy.enabled = false);
+    world.join("d7", "r1");
+    world.weigh("d2", Thousandths(3_000));
+    world.run_ms(120_000);
+    assert_eq!(world.decided, []);
+    world.wish("d4", Wish::Drain);
+    world.settle();
+    world.assert_whole();
+    assert_eq!(world.copies()[3], 0);
 }
