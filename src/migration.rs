@@ -80,6 +80,7 @@ impl Turn {
 /// Which migrations may run at once.
 #[derive(Clone, Debug)]
 pub struct Slots<'a> {
+    metadata: &'a Metadata,
     soft: &'a Soft,
     max: Limits,
     /// None: copying is as fast as it may be.
@@ -128,26 +129,26 @@ impl<'a> Parties<'a> {
 
 impl<'a> Slots<'a> {
     /// The slots that running migrations leave free.
-    pub fn taken(metadata: &Metadata, soft: &'a Soft, now: Now) -> Self {
+    pub fn taken(metadata: &'a Metadata, soft: &'a Soft, now: Now) -> Self {
         let (queued, running): (Vec<_>, Vec<_>) =
             metadata.active_migrations().partition(|row| row.phase == Phase::Queued);
         // The budget is worth counting where something waits for it.
         let budget = if queued.is_empty() { None } else { Budget::left(metadata, soft, now) };
         let mut slots = Self::empty(metadata, soft, budget);
-        running.into_iter().for_each(|row| slots.count(metadata, row, None));
+        running.into_iter().for_each(|row| slots.count(row, None));
         slots
     }
 
     /// The slots that running migrations and the coordinator's own queued ones leave free. An operator's long queue must not
     /// keep lost copies from being rebuilt.
-    pub fn wanted(metadata: &Metadata, soft: &'a Soft, now: Now) -> Self {
+    pub fn wanted(metadata: &'a Metadata, soft: &'a Soft, now: Now) -> Self {
         let mut slots = Self::empty(metadata, soft, Budget::left(metadata, soft, now));
         for row in metadata.active_migrations() {
             match row.phase {
                 Phase::Queued if row.by_operator => {}
-                Phase::Queued => slots.count(metadata, row, Some(Turn::Queue)),
+                Phase::Queued => slots.count(row, Some(Turn::Queue)),
                 Phase::Preparing | Phase::Copying | Phase::Admitting | Phase::HandingOver => {
-                    slots.count(metadata, row, None);
+                    slots.count(row, None);
                 }
                 Phase::Done | Phase::Aborted => {}
             }
@@ -155,16 +156,16 @@ impl<'a> Slots<'a> {
         slots
     }
 
-    fn empty(metadata: &Metadata, soft: &'a Soft, budget: Option<Budget>) -> Self {
+    fn empty(metadata: &'a Metadata, soft: &'a Soft, budget: Option<Budget>) -> Self {
         let policy = metadata.policy();
         let max =
             Limits { all: policy.max_migrations, into: policy.max_in_per_node, out: policy.max_out_per_node };
-        Self { soft, max, budget, all: 0, into: BTreeMap::new(), out: BTreeMap::new() }
+        Self { metadata, soft, max, budget, all: 0, into: BTreeMap::new(), out: BTreeMap::new() }
     }
 
     /// Counts what runs, or, with a turn, what the coordinator queued.
-    fn count(&mut self, metadata: &Metadata, row: &MigrationRow, turn: Option<Turn>) {
-        if let Some(shard) = metadata.shard(row.shard) {
+    fn count(&mut self, row: &MigrationRow, turn: Option<Turn>) {
+        if let Some(shard) = self.metadata.shard(row.shard) {
             self.take(Parties::of(row, shard), turn);
         }
     }
@@ -176,7 +177,7 @@ impl<'a> Slots<'a> {
             *self.out.entry(giver.clone()).or_default() += 1;
             *self.into.entry(taker.clone()).or_default() += 1;
             if let (Some(budget), Some(turn)) = (&mut self.budget, turn) {
-                budget.take(self.soft, parties.shard, turn);
+                budget.take(self.metadata, self.soft, parties.shard, turn);
             }
         }
     }
@@ -193,7 +194,7 @@ impl<'a> Slots<'a> {
             let budget = self.budget.as_ref();
             used(&self.out, giver) < self.max.out
                 && used(&self.into, taker) < self.max.into
-                && budget.is_none_or(|budget| budget.admits(self.soft, parties.shard, turn))
+                && budget.is_none_or(|budget| budget.admits(self.metadata, self.soft, parties.shard, turn))
         });
         let is_free = has_room && !self.is_full();
         if is_free {

@@ -56,7 +56,8 @@ impl Budget {
 
     fn charge(&mut self, metadata: &Metadata, soft: &Soft, row: &MigrationRow, started_ms: u64) {
         let told = soft.progress.get(&row.id).and_then(|progress| progress.bytes_total);
-        let bytes = told.or_else(|| metadata.shard(row.shard).and_then(|shard| size_bytes(soft, shard)));
+        let bytes =
+            told.or_else(|| metadata.shard(row.shard).and_then(|shard| size_bytes(metadata, soft, shard)));
         self.in_doubt |= bytes.is_none();
         let until_ms = self.taken_until_ms.max(started_ms).saturating_add(self.time_ms(bytes));
         let is_aborted = row.phase == Phase::Aborted;
@@ -70,8 +71,8 @@ impl Budget {
     }
 
     /// Whether a copy of `shard` may start, or be queued.
-    pub(super) fn admits(&self, soft: &Soft, shard: &ShardRow, turn: Turn) -> bool {
-        let is_doubtful = self.in_doubt || size_bytes(soft, shard).is_none();
+    pub(super) fn admits(&self, metadata: &Metadata, soft: &Soft, shard: &ShardRow, turn: Turn) -> bool {
+        let is_doubtful = self.in_doubt || size_bytes(metadata, soft, shard).is_none();
         let is_free = self.taken_until_ms <= self.now_ms.saturating_add(AHEAD_MS);
         match turn {
             Turn::Start { known_ms } => is_free && (!is_doubtful || known_ms >= SIZES_WAIT_MS),
@@ -83,17 +84,17 @@ impl Budget {
     }
 
     /// A copy of `shard` starts now, or is the coordinator's own and waits to start.
-    pub(super) fn take(&mut self, soft: &Soft, shard: &ShardRow, turn: Turn) {
+    pub(super) fn take(&mut self, metadata: &Metadata, soft: &Soft, shard: &ShardRow, turn: Turn) {
         let from_ms = self.taken_until_ms.max(self.now_ms);
-        self.taken_until_ms = from_ms.saturating_add(self.time_ms(size_bytes(soft, shard)));
+        self.taken_until_ms = from_ms.saturating_add(self.time_ms(size_bytes(metadata, soft, shard)));
         self.has_queued |= turn.is_queued();
     }
 }
 
-/// Bytes of a copy of the shard; none while nobody told whether it has any.
-fn size_bytes(soft: &Soft, shard: &ShardRow) -> Option<u64> {
-    let Some(primary) = &shard.primary else { return Some(0) };
+/// Bytes of a copy of the shard; none while a primary that answers has yet to say. What nobody will say counts as nothing.
+fn size_bytes(metadata: &Metadata, soft: &Soft, shard: &ShardRow) -> Option<u64> {
     let told = shard.full_copies().find_map(|copy| soft.held(copy, shard.id));
-    let is_listed = soft.nodes.get(primary).is_some_and(|said| said.complete);
-    told.map(|held| held.size_bytes).or(is_listed.then_some(0))
+    let primary = shard.primary.as_ref().filter(|primary| metadata.is_alive(primary));
+    let may_say = primary.is_some_and(|primary| soft.nodes.get(primary).is_none_or(|said| !said.complete));
+    told.map(|held| held.size_bytes).or((!may_say).then_some(0))
 }

@@ -1,6 +1,6 @@
 //! `max_bytes_per_s`: copies start no faster, whoever leads and whatever they are for; nothing else waits for it.
 
-use ruvector_cluster_client::ids::{MigrationId, ShardId};
+use ruvector_cluster_client::ids::{MigrationId, NodeId, ShardId};
 use ruvector_cluster_client::wire::MigrationKind;
 
 use super::settled;
@@ -113,6 +113,44 @@ fn a_leader_that_knows_no_sizes_waits_for_them_and_not_for_ever() {
     world.tells_no_sizes = false;
     world.settle_within(5_000);
     assert!(world.copies()[6] >= 20, "{:?}", world.copies());
+}
+
+/// Found by review: after a change of leaders what was copied of a shard whose nodes are all gone left every copy in doubt.
+#[test]
+fn sizes_that_nobody_will_tell_are_not_waited_for() {
+    let mut world = sized(1_000);
+    world.set_policy(|policy| policy.max_bytes_per_s = 100_000);
+    world.join("d7", "r1");
+    world.settle();
+    let moved = world.metadata.migrations().find(|row| row.started_ms.is_some()).unwrap().shard;
+    let holders: Vec<_> = world.metadata.shard(moved).unwrap().full_copies().cloned().collect();
+    holders.iter().for_each(|node| world.kill(node.as_str()));
+    world.run_ms(10_000);
+    assert!(holders.iter().all(|node| !world.metadata.is_alive(node)));
+    world.lead();
+    world.run_ms(10_000);
+    let began_ms = world.now_ms;
+    // What an operator moves starts at once.
+    let asked = world.metadata.shards().find_map(|shard| {
+        let alive = |node: &&NodeId| world.metadata.is_alive(node);
+        let primary = shard.primary.as_ref().filter(alive)?;
+        let rack = |node: &NodeId| world.metadata.node(node).map(|row| row.rack.clone());
+        let is_free = |node: &&NodeId| shard.role_of(node).is_none() && rack(node) == rack(primary);
+        let to = world.nodes.keys().filter(alive).find(is_free)?;
+        Some((shard.id, primary.clone(), to.clone()))
+    });
+    let (shard, from, to) = asked.expect("some shard can be moved");
+    let ask = NewMigration {
+        shard,
+        kind: Some(MigrationKind::Move),
+        from: Some(from),
+        to: Some(to),
+        if_epoch: None,
+        reason: "asked".to_owned(),
+    };
+    world.apply(Command::Migrate { migrations: vec![ask], plan: None });
+    world.run_ms(1_000);
+    assert_eq!(starts(&world, began_ms).len(), 1);
 }
 
 #[test]
