@@ -1,8 +1,8 @@
 //! A day of a cluster: nodes join, leave, die, come back and change their weight, and shards change their sizes each hour.
 //!
 //! The bound. After each event let `L` be the fewest copyings that level copies fully from there (`placement::bound`). The
-//! coordinator stops levelling within `stop_imbalance`, so that an event costs at most its `L`; what it leaves uneven counts for
-//! the next event's. So the day's copyings are at most the sum of all `L`, and in an hour without an event there are none.
+//! coordinator stops levelling within `stop_imbalance`, so that an event costs about its `L` at most; what it leaves uneven counts
+//! for the next event's. So the day's copyings are at most the sum of all `L`, and in an hour without an event there are none.
 
 use ruvector_cluster_client::ids::{ShardId, Thousandths};
 use ruvector_cluster_client::wire::MigrationKind;
@@ -124,8 +124,8 @@ fn a_day_moves_no_more_than_its_events_call_for_and_nothing_in_quiet_hours() {
         let called_for = world.happen(event);
         let calm_ms = world.now_ms + DEALT_WITH_MS;
         while world.now_ms < calm_ms {
-            world.settle();
-            world.pass_ms(5_000);
+            world.settle_within(1_000);
+            world.pass_ms(10_000);
         }
         world.assert_whole();
         let after = world.begun();
