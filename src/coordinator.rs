@@ -12,7 +12,7 @@ mod verdicts;
 
 pub use crate::soft::{Now, Progress, Soft, SoftNode};
 pub use decide::{Decision, Scope, decide};
-pub use driver::{Control, Coordinator, HeartbeatError, observe_heartbeat};
+pub use driver::{Control, Coordinator, HeartbeatError, aside, observe_heartbeat};
 pub use resume::{ResumePlan, plan_resume};
 
 #[cfg(test)]

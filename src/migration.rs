@@ -7,10 +7,14 @@
 //!
 //! Invariant: at most one step for a migration in one decision.
 
+mod budget;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruvector_cluster_client::ids::{NodeId, ShardId};
-use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase, RebalancePolicy};
+use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase};
+
+use budget::Budget;
 
 use crate::metadata::{Change, Metadata, MigrationRow, ShardRow, Step};
 use crate::soft::{Now, Soft};
@@ -20,6 +24,17 @@ const FIRST_RETRY_MS: u64 = 1_000;
 
 /// The longest that a shard is left alone after failures.
 const LAST_RETRY_MS: u64 = 300_000;
+
+/// So long after its last migration a shard is not moved to even something out: until sizes and rates of many heartbeats show
+/// what that one did. What restores a rule never waits for it.
+const COOL_DOWN_MS: u64 = 60_000;
+
+/// Shards that are not levelled for now.
+#[derive(Clone, Debug, Default)]
+pub struct Cooling {
+    copies: BTreeMap<ShardId, u64>,
+    primaries: BTreeMap<ShardId, u64>,
+}
 
 /// Who answers, as it will be once the verdicts that are being decided are committed.
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +54,37 @@ impl Answering<'_> {
     }
 }
 
+/// When something that needs a slot is to use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Now; this leader has known of it for so long.
+    Start {
+        /// Milliseconds.
+        known_ms: u64,
+    },
+    /// As soon as it is queued.
+    Queue,
+    /// Once copying is not too fast. One at a time waits so, ahead of whatever an operator queued.
+    QueueAhead,
+}
+
+impl Turn {
+    fn is_queued(self) -> bool {
+        match self {
+            Self::Start { .. } => false,
+            Self::Queue | Self::QueueAhead => true,
+        }
+    }
+}
+
 /// Which migrations may run at once.
 #[derive(Clone, Debug)]
-pub struct Slots {
+pub struct Slots<'a> {
+    metadata: &'a Metadata,
+    soft: &'a Soft,
     max: Limits,
+    /// None: copying is as fast as it may be.
+    budget: Option<Budget>,
     all: u32,
     into: BTreeMap<NodeId, u32>,
     out: BTreeMap<NodeId, u32>,
@@ -85,43 +127,58 @@ impl<'a> Parties<'a> {
     }
 }
 
-impl Slots {
+impl<'a> Slots<'a> {
     /// The slots that running migrations leave free.
-    pub fn taken(metadata: &Metadata) -> Self {
-        let mut slots = Self::empty(metadata.policy());
-        let running = metadata.active_migrations().filter(|row| row.phase != Phase::Queued);
-        slots.fill(metadata, running);
+    pub fn taken(metadata: &'a Metadata, soft: &'a Soft, now: Now) -> Self {
+        let (queued, running): (Vec<_>, Vec<_>) =
+            metadata.active_migrations().partition(|row| row.phase == Phase::Queued);
+        // The budget is worth counting where something waits for it.
+        let budget = if queued.is_empty() { None } else { Budget::left(metadata, soft, now) };
+        let mut slots = Self::empty(metadata, soft, budget);
+        running.into_iter().for_each(|row| slots.count(row, None));
         slots
     }
 
     /// The slots that running migrations and the coordinator's own queued ones leave free. An operator's long queue must not
     /// keep lost copies from being rebuilt.
-    pub fn wanted(metadata: &Metadata) -> Self {
-        let mut slots = Self::empty(metadata.policy());
-        let counts = |row: &&MigrationRow| row.phase != Phase::Queued || !row.by_operator;
-        slots.fill(metadata, metadata.active_migrations().filter(counts));
+    pub fn wanted(metadata: &'a Metadata, soft: &'a Soft, now: Now) -> Self {
+        let mut slots = Self::empty(metadata, soft, Budget::left(metadata, soft, now));
+        for row in metadata.active_migrations() {
+            match row.phase {
+                Phase::Queued if row.by_operator => {}
+                Phase::Queued => slots.count(row, Some(Turn::Queue)),
+                Phase::Preparing | Phase::Copying | Phase::Admitting | Phase::HandingOver => {
+                    slots.count(row, None);
+                }
+                Phase::Done | Phase::Aborted => {}
+            }
+        }
         slots
     }
 
-    fn empty(policy: &RebalancePolicy) -> Self {
+    fn empty(metadata: &'a Metadata, soft: &'a Soft, budget: Option<Budget>) -> Self {
+        let policy = metadata.policy();
         let max =
             Limits { all: policy.max_migrations, into: policy.max_in_per_node, out: policy.max_out_per_node };
-        Self { max, all: 0, into: BTreeMap::new(), out: BTreeMap::new() }
+        Self { metadata, soft, max, budget, all: 0, into: BTreeMap::new(), out: BTreeMap::new() }
     }
 
-    fn fill<'a>(&mut self, metadata: &Metadata, rows: impl Iterator<Item = &'a MigrationRow>) {
-        for row in rows {
-            if let Some(shard) = metadata.shard(row.shard) {
-                self.take(Parties::of(row, shard));
-            }
+    /// Counts what runs, or, with a turn, what the coordinator queued.
+    fn count(&mut self, row: &MigrationRow, turn: Option<Turn>) {
+        if let Some(shard) = self.metadata.shard(row.shard) {
+            self.take(Parties::of(row, shard), turn);
         }
     }
 
-    fn take(&mut self, parties: Parties<'_>) {
+    /// What runs, and so comes without a turn, was counted by the budget.
+    fn take(&mut self, parties: Parties<'_>, turn: Option<Turn>) {
         self.all += 1;
         if let Some((giver, taker)) = parties.copying() {
             *self.out.entry(giver.clone()).or_default() += 1;
             *self.into.entry(taker.clone()).or_default() += 1;
+            if let (Some(budget), Some(turn)) = (&mut self.budget, turn) {
+                budget.take(self.metadata, self.soft, parties.shard, turn);
+            }
         }
     }
 
@@ -131,14 +188,17 @@ impl Slots {
     }
 
     /// Takes the slots that `parties` need, if they are free.
-    pub fn try_take(&mut self, parties: Parties<'_>) -> bool {
+    pub fn try_take(&mut self, parties: Parties<'_>, turn: Turn) -> bool {
         let used = |of: &BTreeMap<NodeId, u32>, node: &NodeId| of.get(node).copied().unwrap_or(0);
         let has_room = parties.copying().is_none_or(|(giver, taker)| {
-            used(&self.out, giver) < self.max.out && used(&self.into, taker) < self.max.into
+            let budget = self.budget.as_ref();
+            used(&self.out, giver) < self.max.out
+                && used(&self.into, taker) < self.max.into
+                && budget.is_none_or(|budget| budget.admits(self.metadata, self.soft, parties.shard, turn))
         });
         let is_free = has_room && !self.is_full();
         if is_free {
-            self.take(parties);
+            self.take(parties, Some(turn));
         }
         is_free
     }
@@ -147,11 +207,11 @@ impl Slots {
 /// The steps that are due. Of those that wait for a slot the coordinator's own come first: it never queues more than fit.
 pub fn steps(answering: &Answering<'_>, soft: &Soft, now: Now) -> Vec<Change> {
     let metadata = answering.metadata;
-    let mut slots = Slots::taken(metadata);
+    let mut slots = Slots::taken(metadata, soft, now);
     let step = |row: &MigrationRow| {
         let shard = metadata.shard(row.shard)?;
         let step = match row.phase {
-            Phase::Queued => start(answering, row, shard, &mut slots)?,
+            Phase::Queued => start(answering, row, shard, &mut slots, now)?,
             Phase::Preparing | Phase::Copying | Phase::Admitting => give_up(answering, row, soft, now)?,
             Phase::HandingOver => hand_over(answering, row, shard, soft, now)?,
             Phase::Done | Phase::Aborted => return None,
@@ -167,7 +227,13 @@ fn abort(error: impl Into<String>) -> Option<Step> {
     Some(Step::Abort { error: error.into() })
 }
 
-fn start(answering: &Answering<'_>, row: &MigrationRow, shard: &ShardRow, slots: &mut Slots) -> Option<Step> {
+fn start(
+    answering: &Answering<'_>,
+    row: &MigrationRow,
+    shard: &ShardRow,
+    slots: &mut Slots<'_>,
+    now: Now,
+) -> Option<Step> {
     if !shard.primary.as_ref().is_some_and(|primary| answering.is_alive(primary)) {
         // A failover is due and settles it, or the shard waits for a copy to come back.
         return None;
@@ -175,7 +241,9 @@ fn start(answering: &Answering<'_>, row: &MigrationRow, shard: &ShardRow, slots:
     if let Some(why) = obstacle(answering, row, shard) {
         return abort(why);
     }
-    slots.try_take(Parties::of(row, shard)).then_some(Step::Start)
+    let since_ms = slots.soft.progress.get(&row.id).map(|progress| progress.changed_boot_ms);
+    let known_ms = since_ms.map_or(0, |since_ms| now.boot_ms.saturating_sub(since_ms));
+    slots.try_take(Parties::of(row, shard), Turn::Start { known_ms }).then_some(Step::Start)
 }
 
 /// Why a queued migration can't start any more.
@@ -251,6 +319,34 @@ fn hand_over(
     }
     let taken = row.taken_revision?;
     soft.liveness.is_lease_over_below(primary, taken, now.boot_ms).then_some(Step::CutOver)
+}
+
+/// Shards that moved a moment ago, and until when (milliseconds since 1970) they are not levelled again: as copies, and as
+/// primaries. Ended rows are kept for 10,000 migrations; of more in one [`COOL_DOWN_MS`] the earliest are forgotten.
+pub fn cooling(metadata: &Metadata) -> Cooling {
+    let mut cooling = Cooling::default();
+    for row in metadata.migrations().filter(|row| row.phase == Phase::Done) {
+        let of_kind = match row.kind {
+            MigrationKind::Move | MigrationKind::Add => &mut cooling.copies,
+            MigrationKind::Promote => &mut cooling.primaries,
+            MigrationKind::Remove => continue,
+        };
+        let until_ms = row.updated_ms.saturating_add(COOL_DOWN_MS);
+        let entry = of_kind.entry(row.shard).or_default();
+        *entry = until_ms.max(*entry);
+    }
+    cooling
+}
+
+impl Cooling {
+    /// Whether the shard may not be levelled by such a migration yet.
+    pub fn is_cooling(&self, shard: ShardId, kind: MigrationKind, now_ms: u64) -> bool {
+        let of_kind = match kind {
+            MigrationKind::Move | MigrationKind::Add | MigrationKind::Remove => &self.copies,
+            MigrationKind::Promote => &self.primaries,
+        };
+        of_kind.get(&shard).is_some_and(|until_ms| now_ms < *until_ms)
+    }
 }
 
 /// Shards whose last migrations by the coordinator failed, and until when (milliseconds since 1970) they are left alone.

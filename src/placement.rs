@@ -26,7 +26,7 @@ mod solve;
 mod steps;
 mod takers;
 
-pub use build::is_mass_failure;
+pub use build::{free_bytes, is_mass_failure};
 pub use plan::{Extent, PlanOptions, Planned, Purpose, plan, planned};
 
 #[cfg(test)]

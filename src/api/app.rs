@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{ApiError, Code};
 use super::extract::{Consistency, Params};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{self, Coordinator};
 use crate::machine::ChangeLog;
 use crate::metadata::{
     Answer, Command, Envelope, Founded, Metadata, Outcome, Rejection, RejectionCode, RequestKey, view,
@@ -123,6 +123,19 @@ impl App {
     /// What only the leader knows; None on any other control node.
     pub fn soft(&self) -> Option<Arc<Soft>> {
         self.coordinator.soft().filter(|_| self.leads())
+    }
+
+    /// Computes a plan, or what is like one, where nothing that is served waits for it.
+    ///
+    /// # Errors
+    /// 429 when too many are being computed.
+    pub(super) async fn plan<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let _permit = self.limits.plan()?;
+        let failed = |e| ApiError::new(Code::Internal, format!("no plan was made: {e}"));
+        coordinator::aside(work).await.map_err(failed)
     }
 
     /// The map as JSON, written once for each revision.
@@ -247,6 +260,7 @@ pub struct Limits {
     reads: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    plans: Arc<Semaphore>,
 }
 
 /// Each holds a proposal or a forwarded call of at most 1 MiB.
@@ -259,6 +273,8 @@ const MAX_SOFT_READS: usize = 1_024;
 const MAX_STREAMS: usize = 20_000;
 /// Each holds a whole state, and is checked and written out by a walk over all of it.
 const MAX_BACKUPS: usize = 4;
+/// Each walks over a whole state and holds a description of it.
+const MAX_PLANS: usize = 4;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -269,6 +285,7 @@ impl Default for Limits {
             reads: semaphore(MAX_SOFT_READS),
             streams: semaphore(MAX_STREAMS),
             backups: semaphore(MAX_BACKUPS),
+            plans: semaphore(MAX_PLANS),
         }
     }
 }
@@ -304,6 +321,14 @@ impl Limits {
     /// 429 when all are taken.
     pub fn stream(&self) -> Result<Permit, ApiError> {
         take(&self.streams, "watches and long polls")
+    }
+
+    /// A place for a plan.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn plan(&self) -> Result<Permit, ApiError> {
+        take(&self.plans, "plans")
     }
 
     /// A place for a backup.

@@ -13,7 +13,6 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderValue, header};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, CLUSTER_REVISION};
@@ -21,6 +20,7 @@ use super::app::{App, Permit, founded};
 use super::error::{ApiError, Code};
 use super::extract::Params;
 use crate::backup;
+use crate::coordinator::aside;
 use crate::metadata::check::check;
 use crate::metadata::{Metadata, view};
 
@@ -54,15 +54,10 @@ pub(super) async fn snapshot(State(app): State<Arc<App>>, params: Params) -> Ans
 /// Refuses a state that a restore would refuse: better told while the cluster still runs than once it is gone.
 async fn check_state(state: &Arc<Metadata>) -> Result<(), ApiError> {
     let state = Arc::clone(state);
-    let work = move || check(&state);
-    let violations = match Handle::current().runtime_flavor() {
-        // It walks everything, and others are to be answered meanwhile.
-        RuntimeFlavor::MultiThread => tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|e| ApiError::new(Code::Internal, format!("the state was not checked: {e}")))?,
-        // Where there is one thread for all, as in a simulation, a second one would bring chance in.
-        _ => work(),
-    };
+    // It walks everything, and others are to be answered meanwhile.
+    let violations = aside(move || check(&state))
+        .await
+        .map_err(|e| ApiError::new(Code::Internal, format!("the state was not checked: {e}")))?;
     let Some(first) = violations.first() else { return Ok(()) };
     let detail = format!(
         "no backup was made: the state breaks {} of its own rules, first: {first}. This is a bug: keep the data directories",

@@ -191,7 +191,8 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
         let path = error.path().to_string();
         let cause = error.into_inner();
         if cause.is_syntax() || cause.is_eof() {
-            ApiError::malformed(format!("the body is not JSON: {cause}"))
+            let place = if path == "." { String::new() } else { format!(", in field `{path}`") };
+            ApiError::malformed(format!("the body is not JSON{place}: {cause}"))
         } else if path == "." {
             ApiError::malformed(format!("the body does not fit: {cause}"))
         } else {

@@ -133,7 +133,8 @@ pub(super) async fn drain(
         return answer_node(&app, earlier);
     }
     let soft = app.soft().ok_or_else(ApiError::no_leader)?;
-    let planned = drain::plan(&state, &soft, &node, app.clock.wall_ms());
+    let (planned_from, draining, now_ms) = (state.clone(), node.clone(), app.clock.wall_ms());
+    let planned = app.plan(move || drain::plan(&planned_from, &soft, &draining, now_ms)).await?;
     if write.body.dry_run {
         return answer::ok(state.revision(), &planned?);
     }

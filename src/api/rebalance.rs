@@ -33,18 +33,22 @@ pub(super) async fn rebalance(
     let RebalanceRequest { dry_run, max_moves, strategy } = write.body;
     let soft = app.soft().ok_or_else(ApiError::no_leader)?;
     let policy = state.policy();
+    let planned_from = state.clone();
     let whole = PlanOptions {
         max_moves,
         strategy: strategy.unwrap_or(policy.strategy),
         ..PlanOptions::for_operator(app.clock.wall_ms(), policy)
     };
+    let plan = async |options: PlanOptions| {
+        app.plan(move || placement::plan(&planned_from, &soft, planned_from.policy(), &options)).await
+    };
     if dry_run {
-        return answer::ok(state.revision(), &placement::plan(&state, &soft, policy, &whole));
+        return answer::ok(state.revision(), &plan(whole).await?);
     }
     let most = u32::try_from(MAX_BATCH).unwrap_or(u32::MAX);
     let max_moves = Some(max_moves.map_or(most, |max| max.min(most)));
     let options = PlanOptions { extent: Extent::FirstOfEachShard, max_moves, ..whole };
-    let plan: Plan = placement::plan(&state, &soft, policy, &options);
+    let plan: Plan = plan(options).await?;
     let migrations = plan.moves.iter().map(|planned| NewMigration {
         shard: planned.shard,
         kind: Some(planned.kind),

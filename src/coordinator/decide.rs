@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_client::ids::{NodeId, Revision, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Move};
 
 use super::verdicts::Verdicts;
 use crate::metadata::{Change, Command, MAX_BATCH, Metadata, NewMigration, NodeRow};
-use crate::migration::{self, Parties, Slots};
+use crate::migration::{self, Parties, Slots, Turn};
 use crate::placement::{PlanOptions, Planned, Purpose, planned};
 use crate::soft::{Now, Soft};
 
@@ -28,8 +28,26 @@ const MAX_SETTLING_MS: u64 = 10_000;
 pub enum Scope {
     /// Verdicts, failovers and the steps of migrations: what can't wait. Costs what is down or moving.
     Urgent,
-    /// All. Costs a walk over the whole state.
+    /// All else: complete drains, copies that nobody wants, first assignments, the plan. Costs a walk over the whole state.
+    Patient,
+    /// Both.
     Whole,
+}
+
+impl Scope {
+    fn has_urgent(self) -> bool {
+        match self {
+            Self::Urgent | Self::Whole => true,
+            Self::Patient => false,
+        }
+    }
+
+    fn has_patient(self) -> bool {
+        match self {
+            Self::Patient | Self::Whole => true,
+            Self::Urgent => false,
+        }
+    }
 }
 
 /// What is to be proposed, in order.
@@ -46,17 +64,20 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
     let Some(founded) = metadata.founded().filter(|_| !metadata.is_suspended()) else {
         return Decision::default();
     };
-    let verdicts = Verdicts::due(metadata, soft, now);
-    let mut changes = verdicts.changes(metadata, soft, now);
-    changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));
+    let mut changes = Vec::new();
+    if scope.has_urgent() {
+        let verdicts = Verdicts::due(metadata, soft, now);
+        changes.extend(verdicts.changes(metadata, soft, now));
+        changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));
+    }
     let mut levelling = None;
-    if scope == Scope::Whole {
+    if scope.has_patient() {
         // Log time may be ahead of this leader's clock.
         let now_ms = now.wall_ms.max(metadata.log_time_ms());
         changes.extend(intents(metadata, now_ms));
         changes.extend(strays(metadata, soft));
         let may_assign = is_settled(metadata, founded.settings.heartbeat_interval_ms, now_ms);
-        let may_migrate = !metadata.paused() && !Slots::wanted(metadata).is_full();
+        let may_migrate = !metadata.paused() && !Slots::wanted(metadata, soft, now).is_full();
         if may_assign || may_migrate {
             let planned = plan(metadata, soft, now_ms);
             levelling = Some(planned.is_levelling);
@@ -64,7 +85,7 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
                 changes.extend(assignments(metadata, &planned));
             }
             if may_migrate {
-                changes.extend(migrations(metadata, &planned, now_ms));
+                changes.extend(migrations(metadata, soft, &planned, now));
             }
         }
     }
@@ -145,11 +166,13 @@ fn assignments(metadata: &Metadata, planned: &Planned) -> Vec<Change> {
     planned.assigned.iter().filter_map(change).collect()
 }
 
-/// The plan's moves that find free slots: of each shard the first only, and none of a shard that failed a moment ago.
-/// Primaries are levelled once no copy is on its way any more, so that none is handed over twice.
-fn migrations(metadata: &Metadata, planned: &Planned, now_ms: u64) -> Vec<Change> {
+/// The plan's moves that find free slots: of each shard the first only, none of a shard that failed a moment ago, and no levelling
+/// of one that moved a moment ago. Primaries are levelled once no copy is on its way any more, so that none is handed over twice.
+fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, now: Now) -> Vec<Change> {
+    let now_ms = now.wall_ms.max(metadata.log_time_ms());
     let waits = migration::retry_waits(metadata);
-    let mut slots = Slots::wanted(metadata);
+    let cooling = migration::cooling(metadata);
+    let mut slots = Slots::wanted(metadata, soft, now);
     let mut seen = BTreeSet::new();
     let copies = |kind: MigrationKind| matches!(kind, MigrationKind::Move | MigrationKind::Add);
     let is_moving = planned.plan.moves.iter().any(|step| copies(step.kind))
@@ -161,18 +184,21 @@ fn migrations(metadata: &Metadata, planned: &Planned, now_ms: u64) -> Vec<Change
         }
         let is_first = seen.insert(step.shard);
         let waits = waits.get(&step.shard).is_some_and(|until_ms| now_ms < *until_ms);
-        let too_early = place >= planned.forced && step.kind == MigrationKind::Promote && is_moving;
-        if is_first && !waits && !too_early {
-            changes.extend(migrate(metadata, step, &mut slots));
+        let is_forced = place < planned.forced;
+        let too_early = step.kind == MigrationKind::Promote && is_moving;
+        let is_held = !is_forced && (too_early || cooling.is_cooling(step.shard, step.kind, now_ms));
+        if is_first && !waits && !is_held {
+            let turn = if is_forced { Turn::QueueAhead } else { Turn::Queue };
+            changes.extend(migrate(metadata, step, turn, &mut slots));
         }
     }
     changes
 }
 
-fn migrate(metadata: &Metadata, step: &Move, slots: &mut Slots) -> Option<Change> {
+fn migrate(metadata: &Metadata, step: &Move, turn: Turn, slots: &mut Slots<'_>) -> Option<Change> {
     let shard = metadata.shard(step.shard)?;
     let parties = Parties { shard, kind: step.kind, from: step.from.as_ref(), to: step.to.as_ref() };
-    slots.try_take(parties).then(|| {
+    slots.try_take(parties, turn).then(|| {
         Change::Migrate(NewMigration {
             shard: step.shard,
             kind: Some(step.kind),
@@ -182,6 +208,24 @@ fn migrate(metadata: &Metadata, step: &Move, slots: &mut Slots) -> Option<Change
             reason: step.reason.clone(),
         })
     })
+}
+
+/// What is still meant of a command that was decided on the state of `base`: changes of shards that are other than they were then
+/// are void, all others stand. None where nothing is left.
+pub(super) fn still_meant(command: Command, base: Revision, metadata: &Metadata) -> Option<Command> {
+    let Command::Coordinate { mut changes } = command else { return Some(command) };
+    changes.retain(|change| match change {
+        Change::Assign { shard, .. }
+        | Change::Migrate(NewMigration { shard, .. })
+        | Change::Retire { shard, .. }
+        | Change::Failover { shard, .. } => metadata.shard(*shard).is_some_and(|row| row.revision <= base),
+        Change::Down { .. }
+        | Change::Alive { .. }
+        | Change::Drained { .. }
+        | Change::MaintenanceOver { .. }
+        | Change::Step { .. } => true,
+    });
+    (!changes.is_empty()).then_some(Command::Coordinate { changes })
 }
 
 /// Cuts changes into commands.

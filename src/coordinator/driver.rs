@@ -2,7 +2,8 @@
 //!
 //! It starts and stops with this control node's leadership. Each round recomputes everything from the published state and from
 //! [`Soft`]; nothing is retried inside a round, the next one decides anew. One proposal is awaited before the next is made, so
-//! that verdicts of one term enter the log in the order in which they were decided.
+//! that verdicts of one term enter the log in the order in which they were decided. What can wait is decided beside the rounds
+//! (`rounds.rs`).
 //!
 //! Invariants
 //! 1. A heartbeat is granted only after a round with a quorum, begun after it arrived, confirmed the very leadership whose
@@ -10,8 +11,10 @@
 //! 2. The published state is read under the same lock as the counts, so that counts are never combined with an older row.
 //! 3. Every proposal is fenced by the leadership under which it was decided.
 
+mod aside;
+mod rounds;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use ruvector_cluster_client::clock::Clock;
@@ -19,26 +22,18 @@ use ruvector_cluster_client::ids::{Incarnation, NodeId};
 use ruvector_cluster_client::wire::{HeartbeatRequest, HeartbeatResponse, Report, ReportResult};
 use ruvector_cluster_raft::{Leadership, LeadershipState, MemberInfo, ProposeError, ReadError};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
 use super::decide::{Decision, Scope, decide};
 use crate::liveness::{Beat, Committed, Grant};
-use crate::metadata::{Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, Outcome, Rejection};
+use crate::metadata::{Envelope, Metadata, Outcome};
 use crate::soft::{Now, Soft};
+use rounds::Driver;
 
-/// Least time between two rounds.
-const ROUND_EVERY: Duration = Duration::from_millis(10);
+pub use aside::aside;
 
-/// All is looked at once so often, whether or not something changed.
-const WHOLE_EVERY: Duration = Duration::from_secs(1);
-
-/// After a change all is looked at again after so long at least, and never for more than a tenth of the time.
-const WHOLE_AFTER: Duration = Duration::from_millis(50);
-
-/// Who asks for what is proposed here.
-const ACTOR: &str = "coordinator";
+/// Decides what can wait.
+type Planner = Arc<dyn Fn(&Metadata, &Soft, Now) -> Decision + Send + Sync>;
 
 /// What the coordinator needs of the control cluster. Implemented by raft's node; a test has its own.
 #[async_trait]
@@ -116,9 +111,20 @@ impl Coordinator {
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let planner: Planner = Arc::new(|metadata, soft, now| decide(metadata, soft, now, Scope::Patient));
+        Self::with_planner(control, published, clock, shutdown, planner)
+    }
+
+    fn with_planner(
+        control: Arc<dyn Control>,
+        published: watch::Receiver<Arc<Metadata>>,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+        planner: Planner,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let shared =
             Arc::new(Shared { control, published, clock, leading: Mutex::new(None), heard: Notify::new() });
-        let driver = Driver { shared: shared.clone() };
+        let driver = Driver { shared: shared.clone(), planner };
         let task = async move {
             shutdown.run_until_cancelled(driver.run()).await;
         };
@@ -258,147 +264,6 @@ impl Shared {
 
     fn not_leader(&self) -> HeartbeatError {
         HeartbeatError::NotLeader { leader: self.control.leadership().borrow().leader.clone() }
-    }
-}
-
-struct Driver {
-    shared: Arc<Shared>,
-}
-
-impl Driver {
-    /// Leads whenever this control node does.
-    async fn run(self) {
-        let mut leadership = self.shared.control.leadership();
-        loop {
-            let mine = match leadership.wait_for(|state| state.mine.is_some()).await {
-                Ok(state) => state.mine,
-                // Raft has ended.
-                Err(_) => return,
-            };
-            if let Some(mine) = mine {
-                info!(term = mine.term, "this control node begins to lead");
-                tokio::select! {
-                    () = self.lead(mine) => {}
-                    _ = leadership.wait_for(|state| state.mine != Some(mine)) => {}
-                }
-                *self.shared.leading() = None;
-                info!(term = mine.term, "this control node leads no more");
-            }
-        }
-    }
-
-    /// Decides and proposes until it is dropped, or raft has ended.
-    async fn lead(&self, leadership: Leadership) {
-        let mut published = self.shared.published.clone();
-        let Ok(metadata) =
-            published.wait_for(|metadata| metadata.founded().is_some()).await.map(|state| state.clone())
-        else {
-            return;
-        };
-        self.begin(leadership, &metadata);
-        let mut whole_at = Instant::now();
-        let mut whole_by = whole_at;
-        loop {
-            let round_began = Instant::now();
-            let scope = if round_began >= whole_at { Scope::Whole } else { Scope::Urgent };
-            let Some((decision, next_expiry)) = self.decide(&mut published, scope) else { return };
-            if scope == Scope::Whole {
-                let took = round_began.elapsed();
-                whole_at = round_began + WHOLE_AFTER.max(took * 10);
-                whole_by = round_began + WHOLE_EVERY.max(took * 10);
-            }
-            if !self.propose(leadership, decision).await {
-                // Whatever it was, all is decided anew.
-                tokio::time::sleep(WHOLE_AFTER).await;
-            }
-            sleep_until(round_began + ROUND_EVERY).await;
-            let expiry = next_expiry.map_or(whole_by, |after| round_began + after).min(whole_by);
-            tokio::select! {
-                changed = published.changed() => if changed.is_err() { return },
-                () = self.shared.heard.notified() => {}
-                () = sleep_until(expiry.max(round_began + ROUND_EVERY)) => {}
-                // What changed since all was last looked at is looked at again soon.
-                () = sleep_until(whole_at), if scope == Scope::Urgent => {}
-            }
-        }
-    }
-
-    fn begin(&self, leadership: Leadership, metadata: &Metadata) {
-        let mut soft = Soft::default();
-        if let Some(founded) = metadata.founded() {
-            let nodes = metadata.nodes().map(|row| (&row.id, row.incarnation));
-            let settings = &founded.settings;
-            let boot_ms = self.shared.clock.boot_ms();
-            soft.liveness.begin_leading(boot_ms, settings.lease_ms, settings.heartbeat_interval_ms, nodes);
-        }
-        *self.shared.leading() = Some(Leading { leadership, soft });
-    }
-
-    /// Decides from what is published and heard; also how long until a lease ends.
-    fn decide(
-        &self,
-        published: &mut watch::Receiver<Arc<Metadata>>,
-        scope: Scope,
-    ) -> Option<(Decision, Option<Duration>)> {
-        let now = self.shared.now();
-        let (metadata, soft) = {
-            let mut leading = self.shared.leading();
-            let metadata = published.borrow_and_update().clone();
-            let soft = &mut leading.as_mut()?.soft;
-            soft.observe_state(&metadata, now.boot_ms);
-            soft.stop_granting(&metadata, now.boot_ms);
-            (metadata, soft.clone())
-        };
-        let decision = decide(&metadata, &soft, now, scope);
-        if let (Some(levelling), Some(leading)) = (decision.levelling, self.shared.leading().as_mut()) {
-            leading.soft.levelling = levelling;
-        }
-        let next_expiry_ms = soft.liveness.next_expiry_ms(now.boot_ms);
-        let next_expiry =
-            next_expiry_ms.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(now.boot_ms)));
-        Some((decision, next_expiry))
-    }
-
-    /// Proposes in order; false when something had no outcome or was refused.
-    async fn propose(&self, leadership: Leadership, decision: Decision) -> bool {
-        for command in decision.commands {
-            let envelope = Envelope { version: COMMAND_VERSION, actor: ACTOR.to_owned(), key: None, command };
-            match self.shared.control.propose_fenced(leadership, &envelope).await {
-                Ok(outcome) => {
-                    if note_rejections(&envelope.command, &outcome) > 0 {
-                        return false;
-                    }
-                }
-                Err(error) => {
-                    warn!(%error, "a decision has no outcome; it is decided anew");
-                    return false;
-                }
-            }
-        }
-        true
-    }
-}
-
-/// Logs what was refused: the state moved on between deciding and applying, or deciding and applying disagree.
-fn note_rejections(command: &Command, outcome: &Outcome) -> usize {
-    let note = |what: &dyn std::fmt::Debug, rejection: &Rejection| {
-        debug!(?what, code = rejection.code.as_str(), detail = %rejection.detail, "a decision was refused");
-    };
-    match (&outcome.result, command) {
-        (Ok(Answer::Coordinated { changes: results }), Command::Coordinate { changes }) => {
-            let refused: Vec<(&Change, &Rejection)> = changes
-                .iter()
-                .zip(results)
-                .filter_map(|(change, result)| Some((change, result.as_ref().err()?)))
-                .collect();
-            refused.iter().for_each(|(change, rejection)| note(change, rejection));
-            refused.len()
-        }
-        (Ok(_), _) => 0,
-        (Err(rejection), _) => {
-            note(command, rejection);
-            1
-        }
     }
 }
 

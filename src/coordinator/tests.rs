@@ -1,9 +1,13 @@
 //! Deciding and applying in a closed loop with data nodes that do at once what they are assigned.
 
+mod cool_down;
+mod day;
+mod moved_on;
 mod resume;
+mod throttle;
 mod world;
 
-use ruvector_cluster_client::ids::ShardId;
+use ruvector_cluster_client::ids::{ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase, ShardStatus};
 
 use crate::metadata::{Change, Command, Wish};
@@ -92,6 +96,9 @@ fn a_node_that_comes_back_in_time_keeps_its_copies() {
     world.run_ms(8_000);
     assert_eq!(world.metadata.shard_counts().degraded, 32);
     world.join("d2", "r2");
+    world.settle();
+    // Some are handed over once more, after the cool-down.
+    world.run_ms(60_000);
     world.settle();
     world.assert_whole();
     assert_eq!(world.copies(), copies);
@@ -247,4 +254,33 @@ fn nothing_starts_by_itself_while_paused_but_failovers() {
     world.apply(Command::SetPaused { paused: false });
     world.settle();
     world.assert_whole();
+}
+
+/// The brake on mass failure: the same deaths, the same failovers, whether or not it holds rebuilding back.
+#[test]
+fn the_brake_on_mass_failure_delays_no_failover() {
+    let failed_over_ms = |share: u64, names: &[&str]| {
+        let mut world = settled();
+        world.set_policy(|policy| policy.mass_failure_share = Thousandths(share));
+        names.iter().for_each(|name| world.kill(name));
+        let began_ms = world.now_ms;
+        let led =
+            |world: &World| names.iter().map(|name| world.metadata.primaries_of(&id(name))).sum::<u64>();
+        assert!(led(&world) > 0);
+        while led(&world) > 0 {
+            world.run_ms(TICK_MS);
+            assert!(world.now_ms < began_ms + 20_000, "primaries are not failed over");
+        }
+        let took_ms = world.now_ms - began_ms;
+        // Beyond the grace, within the hold.
+        world.run_ms(100_000);
+        let rebuilds = world.decided.iter().any(|change| matches!(change, Change::Migrate(_)));
+        (took_ms, rebuilds)
+    };
+    // Of one rack and another: every shard keeps a copy.
+    let (braked_ms, braked) = failed_over_ms(340, &["d1", "d4", "d2"]);
+    let (free_ms, free) = failed_over_ms(1_000, &["d1", "d4", "d2"]);
+    assert!(!braked, "rebuilding is held back");
+    assert!(free, "nothing holds it back");
+    assert_eq!(braked_ms, free_ms);
 }

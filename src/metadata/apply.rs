@@ -214,7 +214,9 @@ fn reject(code: RejectionCode, detail: impl Into<String>) -> Rejection {
 fn check_match(if_match: Option<Revision>, revision: Revision) -> Result<(), Rejection> {
     match if_match {
         Some(seen) if seen != revision => {
-            let detail = format!("the row is at revision {revision}, not {seen}");
+            let detail = format!(
+                "header `If-Match` names revision {seen}, and the row is at {revision}: read it again, and repeat with its ETag"
+            );
             Err(reject(RejectionCode::PreconditionFailed, detail))
         }
         Some(_) | None => Ok(()),

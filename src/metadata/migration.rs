@@ -39,6 +39,9 @@ pub struct MigrationRow {
     pub error: Option<String>,
     /// Log time.
     pub created_ms: u64,
+    /// Log time when it first began to copy; none for what copies nothing, and in rows of versions that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
     /// Log time of the last change.
     pub updated_ms: u64,
     /// Of the row.

@@ -50,6 +50,15 @@ pub fn is_mass_failure(metadata: &Metadata, policy: &RebalancePolicy, now_ms: u6
         && gone.saturating_mul(1_000) >= policy.mass_failure_share.0.saturating_mul(all)
 }
 
+/// What a node may still take below the disk watermark, by what it said that it holds; none where it has no limit of bytes.
+pub fn free_bytes(node: &NodeRow, soft: &Soft, policy: &RebalancePolicy) -> Option<u64> {
+    let watermark = u128::from(policy.disk_watermark.0);
+    node.capacity_bytes.map(|capacity| {
+        let limit = u64::try_from(u128::from(capacity) * watermark / 1_000).unwrap_or(u64::MAX);
+        limit.saturating_sub(soft.nodes.get(&node.id).map_or(0, |soft| soft.size_bytes()))
+    })
+}
+
 impl Built {
     pub(crate) fn of(source: Source<'_>) -> Self {
         let metadata = source.metadata;
@@ -170,11 +179,7 @@ impl ShardSpec {
 
 impl Source<'_> {
     fn node_spec(&self, node: &NodeRow, rack: usize, is_held_back: bool) -> NodeSpec {
-        let watermark = u128::from(self.policy.disk_watermark.0);
-        let free_bytes = node.capacity_bytes.map(|capacity| {
-            let limit = u64::try_from(u128::from(capacity) * watermark / 1_000).unwrap_or(u64::MAX);
-            limit.saturating_sub(self.soft.nodes.get(&node.id).map_or(0, |soft| soft.size_bytes()))
-        });
+        let free_bytes = free_bytes(node, self.soft, self.policy);
         let is_full = free_bytes == Some(0) || node.capacity.0 == 0;
         let is_draining = self.assume_draining == Some(&node.id);
         let usage = match (node.verdict, node.intent) {

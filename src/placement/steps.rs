@@ -166,6 +166,16 @@ fn of_shard(layout: &Layout<'_>, shard: usize, dropped: Nodes) -> Vec<(Action, W
     if is_removed(primary) {
         steps.extend(hand_over(&mut primary, heir, Why::Surplus));
     }
+    let is_away =
+        |node: Option<NodeIndex>| node.is_some_and(|node| problem.nodes[node].usage == NodeUse::Maintenance);
+    if is_away(primary) {
+        // Who is there can lead at once: that waits for no copy which only evens something out.
+        steps.extend(hand_over(
+            &mut primary,
+            heir.or_else(|| heir_of_removed(layout, shard)),
+            Why::Maintenance,
+        ));
+    }
     for (why, from, to) in moves {
         // Where the heir is there already, primaryship need not wait for the copying.
         if primary == Some(from) && why.is_forced() {
@@ -185,8 +195,7 @@ fn of_shard(layout: &Layout<'_>, shard: usize, dropped: Nodes) -> Vec<(Action, W
     }
     let gone = change.removed.iter().copied().chain(dropped);
     steps.extend(gone.map(|from| (Action::Remove { from }, Why::Surplus)));
-    let is_away = primary.is_some_and(|node| problem.nodes[node].usage == NodeUse::Maintenance);
-    let why = if is_away { Why::Maintenance } else { Why::LevelPrimaries };
+    let why = if is_away(primary) { Why::Maintenance } else { Why::LevelPrimaries };
     steps.extend(hand_over(&mut primary, leads_to, why));
     steps
 }

@@ -8,6 +8,8 @@ mod support;
 mod backups;
 mod bad_input;
 mod contract;
+mod drains;
+mod operating;
 mod process;
 mod repeats;
 mod semantics;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruvector_cluster_client::ids::{Incarnation, MigrationId, NodeId, Revision, ShardId};
+use ruvector_cluster_client::ids::{Incarnation, MigrationId, NodeId, Revision, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{
-    HeartbeatRequest, HeldShard, InSyncMember, InSyncProposal, Phase, Report, Role,
+    HeartbeatRequest, HeldShard, InSyncMember, InSyncProposal, PatchNodeRequest, Phase, RebalancePolicy,
+    Report, Role,
 };
 
 use super::super::driver::observe_heartbeat;
@@ -32,6 +33,10 @@ pub(super) struct World {
     pub(super) soft: Soft,
     pub(super) nodes: BTreeMap<NodeId, DataNode>,
     pub(super) now_ms: u64,
+    /// Bytes of shards' copies; 10 where none are given.
+    pub(super) sizes: BTreeMap<ShardId, u64>,
+    /// Heartbeats list no copies.
+    pub(super) tells_no_sizes: bool,
     index: u64,
     /// What the leader decided and was applied, in order.
     pub(super) decided: Vec<Change>,
@@ -50,6 +55,8 @@ impl World {
             soft: Soft::default(),
             nodes: BTreeMap::new(),
             now_ms: 1_000_000,
+            sizes: BTreeMap::new(),
+            tells_no_sizes: false,
             index: 0,
             decided: Vec::new(),
             refused: Vec::new(),
@@ -124,6 +131,17 @@ impl World {
         self.apply(Command::SetIntent { node: id(name), if_match: None, wish });
     }
 
+    pub(super) fn set_policy(&mut self, change: impl FnOnce(&mut RebalancePolicy)) {
+        let mut policy = self.metadata.policy().clone();
+        change(&mut policy);
+        self.apply(Command::SetPolicy { policy, if_match: None });
+    }
+
+    pub(super) fn weigh(&mut self, name: &str, capacity: Thousandths) {
+        let patch = PatchNodeRequest { capacity: Some(capacity), ..PatchNodeRequest::default() };
+        self.apply(Command::PatchNode { node: id(name), if_match: None, patch });
+    }
+
     pub(super) fn kill(&mut self, name: &str) {
         self.nodes.get_mut(&id(name)).unwrap().runs = false;
     }
@@ -135,11 +153,22 @@ impl World {
         }
     }
 
+    /// Lets `ms` pass in one round: nodes that run were heard all the time.
+    pub(super) fn pass_ms(&mut self, ms: u64) {
+        self.now_ms += ms.saturating_sub(TICK_MS);
+        self.tick();
+    }
+
     /// Runs until nothing is decided for three seconds, and says how long that took.
     pub(super) fn settle(&mut self) -> u64 {
+        self.settle_within(3_000)
+    }
+
+    /// Runs until nothing is decided for `calm_ms`, and says how long that took.
+    pub(super) fn settle_within(&mut self, calm_ms: u64) -> u64 {
         let began_ms = self.now_ms;
         let mut quiet_ms = 0;
-        while quiet_ms < 3_000 {
+        while quiet_ms < calm_ms {
             assert!(self.now_ms < began_ms + 600_000, "it does not come to rest: {:?}", self.decided.last());
             quiet_ms = if self.tick() == 0 { quiet_ms + TICK_MS } else { 0 };
         }
@@ -148,6 +177,10 @@ impl World {
 
     /// One round; how many changes were decided.
     pub(super) fn tick(&mut self) -> usize {
+        self.tick_in(Scope::Whole)
+    }
+
+    pub(super) fn tick_in(&mut self, scope: Scope) -> usize {
         self.now_ms += TICK_MS;
         let names: Vec<NodeId> = self.nodes.keys().cloned().collect();
         for node in &names {
@@ -159,7 +192,7 @@ impl World {
         self.soft.observe_state(&self.metadata, self.now_ms);
         self.soft.stop_granting(&self.metadata, self.now_ms);
         let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
-        let decision = decide(&self.metadata, &self.soft, now, Scope::Whole);
+        let decision = decide(&self.metadata, &self.soft, now, scope);
         self.soft.levelling = decision.levelling.unwrap_or(self.soft.levelling);
         let mut decided = 0;
         for command in decision.commands {
@@ -181,12 +214,14 @@ impl World {
 
     fn beat(&mut self, node: &NodeId) {
         let data = &self.nodes[node];
+        let size_bytes = |shard| self.sizes.get(shard).copied().unwrap_or(10);
+        let told = data.held.iter().filter(|_| !self.tells_no_sizes);
         let held =
-            data.held.iter().map(|shard| HeldShard { id: *shard, size_bytes: 10, ..HeldShard::default() });
+            told.map(|shard| HeldShard { id: *shard, size_bytes: size_bytes(shard), ..HeldShard::default() });
         let request = HeartbeatRequest {
             incarnation: data.incarnation,
             installed_revision: self.metadata.revision(),
-            partial: false,
+            partial: self.tells_no_sizes,
             shards: held.collect(),
             disk_free_bytes: None,
         };

@@ -60,6 +60,7 @@ impl Tx<'_> {
             by_operator,
             error: None,
             created_ms: now_ms,
+            started_ms: None,
             updated_ms: now_ms,
             revision: Revision(0),
         });
@@ -189,6 +190,7 @@ impl Tx<'_> {
             (MigrationKind::Move | MigrationKind::Add, Some(to)) => {
                 migration.target_incarnation = self.state.node(&to).map(|node| node.incarnation);
                 migration.phase = Phase::Preparing;
+                migration.started_ms = Some(self.now_ms());
                 if !shard.learners.contains(&to) {
                     shard.learners.push(to);
                 }

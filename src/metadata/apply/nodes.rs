@@ -17,6 +17,15 @@ use crate::metadata::settings::Settings;
 use crate::metadata::shard::ShardRow;
 use crate::metadata::state::{Founded, ShardEntry};
 
+/// Most migrations at once, in all and for one node.
+const MAX_AT_ONCE: u32 = 100_000;
+
+/// The highest thresholds of levelling: twice the mean is as uneven as a cluster of two nodes can be.
+const MAX_IMBALANCE: Thousandths = Thousandths(2_000);
+
+/// The longest maintenance: copies are not rebuilt meanwhile.
+const MAX_MAINTENANCE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
 impl Tx<'_> {
     /// The first command: all shards are there, unassigned.
     pub(super) fn found(&mut self, cluster_id: &str, settings: &Settings) -> Result<(), Rejection> {
@@ -54,8 +63,8 @@ impl Tx<'_> {
     ) -> Result<Answer, Rejection> {
         let mut row = self.node(id)?;
         check_match(if_match, row.revision)?;
-        check_domain(patch.zone.as_deref())?;
-        check_domain(patch.rack.as_deref())?;
+        check_domain("zone", patch.zone.as_deref())?;
+        check_domain("rack", patch.rack.as_deref())?;
         if let Some(labels) = &patch.labels {
             check_labels(labels)?;
             row.labels.clone_from(labels);
@@ -85,6 +94,7 @@ impl Tx<'_> {
                 (intent, None, format!("{id} is to be emptied"))
             }
             (Wish::Maintain { duration_ms }, _) => {
+                check_duration(duration_ms)?;
                 let until_ms = self.now_ms().saturating_add(duration_ms);
                 (Intent::Maintenance, Some(until_ms), format!("{id} will be away for {duration_ms} ms"))
             }
@@ -208,19 +218,7 @@ impl Tx<'_> {
         if_match: Option<Revision>,
     ) -> Result<Answer, Rejection> {
         check_match(if_match, self.state.policy_revision())?;
-        let one = Thousandths::ONE;
-        let sound = [
-            (policy.max_migrations <= 100_000, "max_migrations is at most 100000"),
-            (policy.stop_imbalance >= one, "stop_imbalance is at least 1"),
-            (policy.start_imbalance >= policy.stop_imbalance, "start_imbalance is at least stop_imbalance"),
-            (policy.mass_failure_share <= one, "mass_failure_share is at most 1"),
-            (policy.disk_watermark <= one, "disk_watermark is at most 1"),
-            (policy.hot_factor >= one, "hot_factor is at least 1"),
-            (policy.phase_timeout_ms > 0, "phase_timeout_ms is at least 1"),
-        ];
-        if let Some((_, why)) = sound.iter().find(|(sound, _)| !sound) {
-            return Err(reject(RejectionCode::Invalid, *why));
-        }
+        check_policy(policy)?;
         if self.state.policy.policy != *policy {
             Arc::make_mut(&mut self.state.policy).policy = policy.clone();
             self.policy_changed = true;
@@ -238,6 +236,70 @@ impl Tx<'_> {
             self.event(kind, About::default(), format!("automatic migrations are {kind}"));
         }
     }
+}
+
+/// Whether a policy can be meant: what would stop all copying for good, or could never hold, is more likely a slip.
+fn check_policy(policy: &RebalancePolicy) -> Result<(), Rejection> {
+    const FOR_A_STOP: &str = "to stop what moves by itself, POST /v1/rebalance/pause; to stop levelling alone, set enabled to false";
+    let count = |value: u32| (1..=MAX_AT_ONCE).contains(&value);
+    let share = |value: Thousandths| value <= Thousandths::ONE;
+    let RebalancePolicy { start_imbalance: start, stop_imbalance: stop, hot_factor, disk_watermark, .. } =
+        policy;
+    let above = |value: &Thousandths| (Thousandths::ONE..=MAX_IMBALANCE).contains(value);
+    let counted = |value: u32| format!("is from 1 to {MAX_AT_ONCE}, not {value}; {FOR_A_STOP}");
+    let shared = |value: Thousandths| format!("is a share, at most 1, not {value}");
+    let levelled = |value: &Thousandths| format!("is from 1 to {MAX_IMBALANCE}, not {value}; {FOR_A_STOP}");
+    let sound = [
+        (count(policy.max_migrations), "max_migrations", counted(policy.max_migrations)),
+        (count(policy.max_in_per_node), "max_in_per_node", counted(policy.max_in_per_node)),
+        (count(policy.max_out_per_node), "max_out_per_node", counted(policy.max_out_per_node)),
+        (above(stop), "stop_imbalance", levelled(stop)),
+        (above(start), "start_imbalance", levelled(start)),
+        (
+            stop <= start,
+            "stop_imbalance",
+            format!(
+                "is {stop}, above start_imbalance, {start}: levelling ends below where it starts; lower the one or raise the other"
+            ),
+        ),
+        (
+            share(policy.mass_failure_share),
+            "mass_failure_share",
+            format!(
+                "{}; with 1 rebuilding is held back only when all nodes are gone",
+                shared(policy.mass_failure_share)
+            ),
+        ),
+        (
+            share(*disk_watermark) && disk_watermark.0 > 0,
+            "disk_watermark",
+            format!(
+                "is above 0 and at most 1, not {disk_watermark}; to fill no node any further, give nodes less capacity"
+            ),
+        ),
+        (*hot_factor >= Thousandths::ONE, "hot_factor", format!("is at least 1, the mean, not {hot_factor}")),
+        (
+            policy.phase_timeout_ms > 0,
+            "phase_timeout_ms",
+            "is at least 1: with 0 every migration would be aborted at once".to_owned(),
+        ),
+    ];
+    match sound.iter().find(|(is_sound, ..)| !is_sound) {
+        Some((_, field, why)) => Err(reject(RejectionCode::Invalid, format!("field `{field}` {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// What is told of a maintenance that can't be meant.
+fn check_duration(duration_ms: u64) -> Result<(), Rejection> {
+    if (1..=MAX_MAINTENANCE_MS).contains(&duration_ms) {
+        return Ok(());
+    }
+    let detail = format!(
+        "field `duration_ms` is from 1 to {MAX_MAINTENANCE_MS} (30 days), not {duration_ms}; to end a maintenance, DELETE it; \
+         a node that stays away for longer is drained"
+    );
+    Err(reject(RejectionCode::Invalid, detail))
 }
 
 impl crate::metadata::state::Metadata {

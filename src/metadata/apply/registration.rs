@@ -16,6 +16,15 @@ use crate::metadata::command::{Answer, Register, Rejection, RejectionCode};
 use crate::metadata::node::{NodeRow, Verdict};
 use crate::metadata::shard::ShardRow;
 
+/// Most bytes of a zone, a rack and a label's key.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Most labels of a node.
+const MAX_LABELS: usize = 64;
+
+/// Most bytes of a label's value.
+const MAX_LABEL_BYTES: usize = 256;
+
 impl Tx<'_> {
     /// A data node's process starts, or registers again.
     pub(super) fn register(&mut self, ask: &Register) -> Result<Answer, Rejection> {
@@ -174,36 +183,55 @@ fn registered_again(known: &NodeRow, ask: &Register) -> NodeRow {
 fn check_texts(ask: &Register) -> Result<(), Rejection> {
     let invalid = |detail: String| Err(reject(RejectionCode::Invalid, detail));
     if ask.addr.is_empty() || ask.addr.len() > 256 || ask.addr.chars().any(char::is_control) {
-        return invalid("addr is host:port, of at most 256 bytes".to_owned());
+        return invalid("field `addr` is host:port, of at most 256 bytes".to_owned());
     }
     if NodeId::new(&ask.store_id).is_err() {
-        return invalid("a store_id has 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned());
+        return invalid("field `store_id` has 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned());
     }
-    check_domain(ask.zone.as_deref())?;
-    check_domain(ask.rack.as_deref())?;
+    check_domain("zone", ask.zone.as_deref())?;
+    check_domain("rack", ask.rack.as_deref())?;
     check_labels(&ask.labels)
 }
 
-/// A zone's or rack's name.
-pub(super) fn check_domain(name: Option<&str>) -> Result<(), Rejection> {
-    match name {
-        Some(name) if name.len() > 64 || name.chars().any(char::is_control) => {
-            Err(reject(RejectionCode::Invalid, "zone and rack have up to 64 bytes, no control characters"))
-        }
-        Some(_) | None => Ok(()),
+/// A zone's or rack's name; `field` says which.
+pub(super) fn check_domain(field: &str, name: Option<&str>) -> Result<(), Rejection> {
+    let Some(name) = name else { return Ok(()) };
+    if name.len() > MAX_NAME_BYTES {
+        let detail = format!("field `{field}` has up to {MAX_NAME_BYTES} bytes, not {}", name.len());
+        return Err(reject(RejectionCode::Invalid, detail));
     }
+    if name.chars().any(char::is_control) {
+        return Err(reject(
+            RejectionCode::Invalid,
+            format!("field `{field}` has a control character: remove it"),
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Rejection> {
-    let legal = |(key, value): (&String, &String)| {
-        let plain = !key.chars().chain(value.chars()).any(char::is_control);
-        (1..=64).contains(&key.len()) && value.len() <= 256 && plain
-    };
-    if labels.len() <= 64 && labels.iter().all(legal) {
-        return Ok(());
+    let invalid = |detail: String| Err(reject(RejectionCode::Invalid, detail));
+    if labels.len() > MAX_LABELS {
+        return invalid(format!("field `labels` has up to {MAX_LABELS} labels, not {}", labels.len()));
     }
-    let detail = "at most 64 labels, keys of 1 to 64 bytes, values of up to 256, no control characters";
-    Err(reject(RejectionCode::Invalid, detail))
+    for (key, value) in labels {
+        if !(1..=MAX_NAME_BYTES).contains(&key.len()) {
+            return invalid(format!(
+                "field `labels`: a key has 1 to {MAX_NAME_BYTES} bytes, not {}",
+                key.len()
+            ));
+        }
+        if key.chars().chain(value.chars()).any(char::is_control) {
+            let key = key.escape_debug();
+            return invalid(format!("field `labels.{key}` has a control character: remove it"));
+        }
+        if value.len() > MAX_LABEL_BYTES {
+            let detail =
+                format!("field `labels.{key}` has up to {MAX_LABEL_BYTES} bytes, not {}", value.len());
+            return invalid(detail);
+        }
+    }
+    Ok(())
 }
 
 /// The shard begins anew with an empty copy on `node`, its primary.

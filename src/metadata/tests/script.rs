@@ -319,7 +319,7 @@ fn json(value: &[u8]) -> Value {
 }
 
 /// Fields that say when, which would only make scripts long.
-const UNTOLD: [&str; 4] = ["revision", "created_ms", "updated_ms", "joined_ms"];
+const UNTOLD: [&str; 5] = ["revision", "created_ms", "started_ms", "updated_ms", "joined_ms"];
 
 /// What the row is called: from its fields, since keys are not to be read.
 fn name_of(row: &Value) -> String {
