@@ -55,6 +55,30 @@ struct Limits {
     out: u32,
 }
 
+/// The slots of which none is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    /// The cluster's.
+    Any {
+        /// How many there are.
+        max: u32,
+    },
+    /// For copies out of a node.
+    Out {
+        /// The node.
+        node: NodeId,
+        /// How many there are.
+        max: u32,
+    },
+    /// For copies into a node.
+    Into {
+        /// The node.
+        node: NodeId,
+        /// How many there are.
+        max: u32,
+    },
+}
+
 /// Who copies what from whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Parties<'a> {
@@ -69,7 +93,8 @@ pub struct Parties<'a> {
 }
 
 impl<'a> Parties<'a> {
-    fn of(row: &'a MigrationRow, shard: &'a ShardRow) -> Self {
+    /// Those of a migration.
+    pub fn of(row: &'a MigrationRow, shard: &'a ShardRow) -> Self {
         Self { shard, kind: row.kind, from: row.from.as_ref(), to: row.to.as_ref() }
     }
 
@@ -130,13 +155,23 @@ impl Slots {
         self.all >= self.max.all
     }
 
+    /// What is taken of the slots that `parties` need.
+    pub fn lacking(&self, parties: Parties<'_>) -> Option<Lacking> {
+        if self.is_full() {
+            return Some(Lacking::Any { max: self.max.all });
+        }
+        let used = |of: &BTreeMap<NodeId, u32>, node: &NodeId| of.get(node).copied().unwrap_or(0);
+        let (giver, taker) = parties.copying()?;
+        if used(&self.out, giver) >= self.max.out {
+            return Some(Lacking::Out { node: giver.clone(), max: self.max.out });
+        }
+        let is_taken = used(&self.into, taker) >= self.max.into;
+        is_taken.then(|| Lacking::Into { node: taker.clone(), max: self.max.into })
+    }
+
     /// Takes the slots that `parties` need, if they are free.
     pub fn try_take(&mut self, parties: Parties<'_>) -> bool {
-        let used = |of: &BTreeMap<NodeId, u32>, node: &NodeId| of.get(node).copied().unwrap_or(0);
-        let has_room = parties.copying().is_none_or(|(giver, taker)| {
-            used(&self.out, giver) < self.max.out && used(&self.into, taker) < self.max.into
-        });
-        let is_free = has_room && !self.is_full();
+        let is_free = self.lacking(parties).is_none();
         if is_free {
             self.take(parties);
         }

@@ -2,6 +2,7 @@
 
 mod oracle;
 mod quality;
+mod standing;
 
 use proptest::prelude::*;
 
