@@ -9,7 +9,7 @@ use super::app::App;
 use super::error::ApiError;
 use super::extract::{Consistency, Params, shard_id};
 use super::shards::no_shard;
-use crate::coordinator;
+use crate::coordinator::{self, Now};
 
 /// `GET /v1/shards/{id}/explain`.
 ///
@@ -26,7 +26,8 @@ pub(super) async fn explain(
     if soft.is_none() && params.consistency()? == Consistency::Linearizable {
         return Err(ApiError::no_leader());
     }
-    let explained = coordinator::explain(&state, soft.as_deref(), app.clock.wall_ms(), id);
+    let now = Now { boot_ms: app.clock.boot_ms(), wall_ms: app.clock.wall_ms() };
+    let explained = coordinator::explain(&state, soft.as_deref(), now, id);
     let explained = explained.ok_or_else(|| no_shard(&state, id))?;
     answer::ok(state.revision(), &explained)
 }

@@ -12,13 +12,13 @@ use crate::metadata::view::time;
 use crate::metadata::{Change, Metadata, MigrationRow, ShardRow};
 use crate::migration::{self, Lacking, Parties, Slots};
 use crate::placement::{self, Explained};
-use crate::soft::Soft;
+use crate::soft::{Now, Soft};
 
-/// Explains `shard` as of `now_ms` (milliseconds since 1970), by the plan that the coordinator would make now; none where there is
+/// Explains `shard` by the plan that the coordinator would make now; none where there is
 /// no such shard. Without `soft`, which only the leader has, no sizes are known.
-pub fn explain(metadata: &Metadata, soft: Option<&Soft>, now_ms: u64, shard: ShardId) -> Option<Explanation> {
+pub fn explain(metadata: &Metadata, soft: Option<&Soft>, now: Now, shard: ShardId) -> Option<Explanation> {
     let row = metadata.shard(shard)?;
-    let now_ms = now_ms.max(metadata.log_time_ms());
+    let now_ms = now.wall_ms.max(metadata.log_time_ms());
     let nothing = Soft::default();
     let heard = soft.unwrap_or(&nothing);
     let options = plan_options(metadata, heard, now_ms);
@@ -130,7 +130,7 @@ impl Case<'_> {
             waits.push(reason("copies_first", detail));
         } else {
             let detail = format!("{others} planned moves come before it, and take the slots that are free");
-            waits.push(reason("others_first", detail));
+            waits.push(reason("moves_first", detail));
         }
     }
 

@@ -54,7 +54,8 @@ pub fn explain(
     let case = Case::of(metadata, soft, policy, options, &drawn, (place, row));
     let assigned = planned.assigned.iter().find(|(of, _)| *of == shard).map(|(_, copies)| copies.clone());
     let unplaced = drawn.solution.unplaced.iter().find(|(of, _)| *of == place);
-    let infeasible = unplaced.map(|(_, blocked)| case.words.stuck(&drawn.solution, place, *blocked));
+    let infeasible =
+        case.words.stuck(&drawn.solution, unplaced.map(std::slice::from_ref).unwrap_or_default()).pop();
     let copies = case.copies(infeasible.as_ref());
     Some(Explained {
         nodes: (0..drawn.built.nodes.len()).map(|node| case.node(node)).collect(),

@@ -2,6 +2,7 @@
 //!
 //! Codes are stable; sentences are for a person at three in the morning, so they name nodes and figures. Lists are cut.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use ruvector_cluster_client::ids::NodeId;
@@ -10,7 +11,7 @@ use ruvector_cluster_client::wire::{Infeasible, Intent, RebalancePolicy};
 use super::build::{Built, is_mass_failure};
 use super::caps::is_usable;
 use super::layout::{Counting, Crowd, Layout};
-use super::problem::{Action, Blocked, NodeIndex, NodeUse};
+use super::problem::{Action, Blocked, Copy, NodeIndex, NodeUse};
 use super::solve::Solution;
 use super::standing::{Standing, must_leave, places, standing};
 use crate::metadata::view::time;
@@ -176,26 +177,38 @@ impl<'a> Words<'a> {
 
     /// What stays as it is although a rule wants otherwise; of the first `most` shards.
     pub(super) fn infeasible(&self, solution: &Solution, most: usize) -> Vec<Infeasible> {
-        let unplaced = solution.unplaced.iter().take(most);
-        unplaced.map(|(shard, blocked)| self.stuck(solution, *shard, *blocked)).collect()
+        let unplaced = &solution.unplaced[..most.min(solution.unplaced.len())];
+        self.stuck(solution, unplaced)
     }
 
-    /// Why a copy of `shard` has no place, and what would give it one.
-    pub(super) fn stuck(&self, solution: &Solution, shard: usize, blocked: Blocked) -> Infeasible {
-        // What the plan does with the shard is done, and what is left is looked at.
+    /// Why copies of these shards have no place, and what would give them one.
+    pub(super) fn stuck(&self, solution: &Solution, unplaced: &[(usize, Blocked)]) -> Vec<Infeasible> {
+        if unplaced.is_empty() {
+            return Vec::new();
+        }
+        // What the plan does with these shards is done, and what is left is looked at. Room is what the plan leaves already.
         let mut layout = Layout::with_room(&self.built.problem, &solution.left_bytes);
-        for step in solution.steps.iter().filter(|step| step.shard == shard) {
+        let shards: BTreeSet<usize> = unplaced.iter().map(|(shard, _)| *shard).collect();
+        for step in solution.steps.iter().filter(|step| shards.contains(&step.shard)) {
+            let copies = &mut layout.copies[step.shard];
             match step.action {
-                Action::Move { from, to } => layout.relocate(shard, from, to),
-                Action::Add { to } => layout.put(shard, to),
-                Action::Remove { from } => layout.take(shard, from),
+                Action::Move { from, to } => {
+                    let moved = |copy: &mut Copy| copy.node = if copy.node == from { to } else { copy.node };
+                    copies.iter_mut().for_each(moved);
+                }
+                Action::Add { to } => copies.push(Copy { node: to, in_sync: true }),
+                Action::Remove { from } => copies.retain(|copy| copy.node != from),
                 Action::Promote { .. } => {}
             }
         }
+        unplaced.iter().map(|(shard, blocked)| self.told(&layout, *shard, *blocked)).collect()
+    }
+
+    fn told(&self, layout: &Layout<'_>, shard: usize, blocked: Blocked) -> Infeasible {
         let (code, detail) = match blocked {
-            Blocked::TooFewNodes => ("too_few_nodes", self.too_few_nodes(&layout, shard)),
-            Blocked::NoRoom => ("no_room", self.no_room(&layout, shard)),
-            Blocked::SpreadRule => ("spread_rule", self.spread_rule(&layout, shard)),
+            Blocked::TooFewNodes => ("too_few_nodes", self.too_few_nodes(layout, shard)),
+            Blocked::NoRoom => ("no_room", self.no_room(layout, shard)),
+            Blocked::SpreadRule => ("spread_rule", self.spread_rule(layout, shard)),
             Blocked::Unavailable => ("unavailable", self.unavailable(shard)),
         };
         Infeasible { shard: self.built.shards[shard], code: code.to_owned(), detail }

@@ -8,12 +8,16 @@ use ruvector_cluster::coordinator::explain;
 use ruvector_cluster::metadata::{
     COMMAND_VERSION, Change, Command, Envelope, Metadata, NewMigration, Step, apply,
 };
-use ruvector_cluster::soft::Soft;
+use ruvector_cluster::soft::{Now, Soft};
 
 use super::cluster::{Cluster, Condition, NOW_MS, Node, Shard};
 
 /// When a node that went down at [`NOW_MS`] is taken as lost for good.
 const LATER_MS: u64 = NOW_MS + 3_600_000;
+
+fn now(wall_ms: u64) -> Now {
+    Now { boot_ms: wall_ms, wall_ms }
+}
 
 /// A state that more commands are applied to.
 struct World {
@@ -54,7 +58,7 @@ impl World {
     }
 
     fn at(&self, now_ms: u64, shard: u32) -> Explanation {
-        explain(&self.metadata, Some(&self.soft), now_ms, ShardId(shard)).unwrap()
+        explain(&self.metadata, Some(&self.soft), now(now_ms), ShardId(shard)).unwrap()
     }
 
     fn later(&self, shard: u32) -> Explanation {
@@ -214,7 +218,7 @@ fn a_planned_move_tells_why_it_does_not_start() {
     assert_says(&told.summary, &["The plan moves a copy from a to", "its node is being drained."]);
 
     world.policy(|policy| policy.max_migrations = 1);
-    assert_says(wait(&world.later(1), "others_first"), &["1 planned moves come before it"]);
+    assert_says(wait(&world.later(1), "moves_first"), &["1 planned moves come before it"]);
     world.queue_next(0);
     assert_says(wait(&world.later(1), "no_free_slot"), &["1 migrations", "max_migrations"]);
     let told = world.later(0);
@@ -320,7 +324,7 @@ fn a_shard_without_copies_says_where_they_will_be() {
     assert_says(wait(&told, "settling"), &["heartbeat intervals"]);
     assert!(told.nodes.iter().all(|node| node.may_take && node.code == "may_take"), "{:?}", told.nodes);
     assert_eq!(world.later(0).waits, []);
-    assert!(explain(&world.metadata, None, NOW_MS, ShardId(1)).is_none(), "there is no such shard");
-    let deaf = explain(&world.metadata, None, NOW_MS, ShardId(0)).unwrap();
+    assert!(explain(&world.metadata, None, now(NOW_MS), ShardId(1)).is_none(), "there is no such shard");
+    let deaf = explain(&world.metadata, None, now(NOW_MS), ShardId(0)).unwrap();
     assert!(!deaf.from_leader && deaf.summary.contains("knows nothing of sizes"), "{}", deaf.summary);
 }
