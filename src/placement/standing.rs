@@ -62,7 +62,10 @@ pub(crate) fn standing(layout: &Layout<'_>, shard: usize, node: NodeIndex) -> St
         return Standing::Fits(places);
     }
     let rack = layout.problem.nodes[node].rack;
-    layout.crowd_in(shard, rack, None, Counting::Staying).map_or(Standing::NoGiver, Standing::Crowded)
+    let has_giver = layout.copies[shard].iter().any(|copy| may_leave(layout, copy.node));
+    let lacks = layout.copies[shard].len() < layout.problem.replication_factor;
+    let crowd = layout.crowd_in(shard, rack, None, Counting::Staying).filter(|_| has_giver || lacks);
+    crowd.map_or(Standing::NoGiver, Standing::Crowded)
 }
 
 /// What a copy on `node` could be as far as zones and racks go, whatever is wrong with the node itself.

@@ -235,7 +235,8 @@ impl<'a> Words<'a> {
         let fits = |node: &NodeIndex| self.has_place(layout, shard, *node);
         let others = (0..layout.problem.nodes.len()).filter(fits);
         let list = self.listed(others.filter_map(|node| Some((node, self.closed(layout, shard, node)?))));
-        format!("no node where zones and racks allow a copy has room for it: {list}")
+        let bytes = counted(self.built.problem.shards[shard].bytes, "byte", "bytes");
+        format!("no node on which zones and racks allow the copy ({bytes}) takes it: {list}")
     }
 
     fn spread_rule(&self, layout: &Layout<'_>, shard: usize) -> String {

@@ -290,7 +290,10 @@ fn an_uneven_node_says_what_keeps_its_copies() {
     let count = |code: &str| codes.iter().filter(|of| *of == code).count();
     // Levelling goes on to 21, which is within 5 % of the share.
     assert_eq!((count("moves_next"), count("within_thresholds") + count("others_first")), (9, 21));
-    assert_eq!(of(&world.later(0), "b").code.as_str(), "may_take");
+    let still = codes.iter().position(|code| code == "others_first").unwrap();
+    let told = world.later(u32::try_from(still).unwrap());
+    assert_eq!((of(&told, "b").code.as_str(), of(&told, "b").may_take), ("may_take", true));
+    assert_says(wait(&told, "others_first"), &["it holds 30 copies", "the plan moves 9 other copies away"]);
     world.policy(|policy| policy.enabled = false);
     assert_says(
         wait(&world.later(0), "levelling_off"),

@@ -164,6 +164,9 @@ fn each_rule_that_is_in_the_way_has_its_name() {
     }
     assert_eq!(found(&problem, 5), Standing::NoGiver);
     // A zone for each of the copies' racks, and racks enough in them.
+    for node in [0, 2] {
+        problem.nodes[node].usage = NodeUse::Open;
+    }
     problem.zone_of_rack = vec![0, 1, 2, 0, 1, 2];
     problem.zones = 3;
     assert_eq!(found(&problem, 5), Standing::Crowded(Crowd::Zone));
