@@ -124,8 +124,9 @@ impl Case<'_> {
         if waits.len() > before {
             return;
         }
-        let others = self.explained.planned.plan.moves.iter().take_while(|other| *other != first).count();
-        if first.kind == MigrationKind::Promote {
+        let planned = &self.explained.planned;
+        let others = planned.plan.moves.iter().take_while(|other| *other != first).count();
+        if first.kind == MigrationKind::Promote && others >= planned.forced {
             let detail = "primaries are evened out once no copy is on its way any more";
             waits.push(reason("copies_first", detail));
         } else {

@@ -2,7 +2,7 @@
 
 use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId, Thousandths};
 use ruvector_cluster::client::wire::{
-    CopyExplained, Explanation, NodeExplained, RebalancePolicy, Role, Strategy,
+    CopyExplained, Explanation, MigrationKind, NodeExplained, RebalancePolicy, Role, Strategy,
 };
 use ruvector_cluster::coordinator::explain;
 use ruvector_cluster::metadata::{
@@ -330,4 +330,19 @@ fn a_shard_without_copies_says_where_they_will_be() {
     assert!(explain(&world.metadata, None, now(NOW_MS), ShardId(1)).is_none(), "there is no such shard");
     let deaf = explain(&world.metadata, None, now(NOW_MS), ShardId(0)).unwrap();
     assert!(!deaf.from_leader && deaf.summary.contains("knows nothing of sizes"), "{}", deaf.summary);
+}
+
+/// Told as "stays; the plan hands its primaryship over" once: the hand-over comes first, and the copy goes after it.
+#[test]
+fn a_primary_that_leaves_is_not_said_to_stay_because_it_hands_over_first() {
+    let mut cluster = cluster(&["r1", "r2", "r3"], &[&[0, 1]]);
+    cluster.set_condition(0, Condition::Draining);
+    let told = World::of(&cluster).later(0);
+    let kinds: Vec<MigrationKind> = told.next.iter().map(|step| step.kind).collect();
+    assert_eq!(kinds, [MigrationKind::Promote, MigrationKind::Move]);
+    assert_eq!(copy(&told, "a").code, "moves_next");
+    assert_says(
+        &told.summary,
+        &["The plan hands primaryship from a to b", "The plan moves a copy from a to c"],
+    );
 }

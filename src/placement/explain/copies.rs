@@ -5,7 +5,7 @@ use ruvector_cluster_client::wire::{CopyExplained, Infeasible, MigrationKind, Or
 
 use super::Case;
 use crate::metadata::{EventRow, MigrationRow};
-use crate::placement::problem::{Action, NodeIndex, NodeUse, ShardUse, Why};
+use crate::placement::problem::{Action, NodeIndex, NodeUse, ShardUse, Step, Why};
 use crate::placement::standing::must_leave;
 use crate::placement::words::{Said, at, counted};
 
@@ -174,9 +174,9 @@ impl Case<'_> {
         }
     }
 
-    /// The plan takes it away, or its primaryship.
+    /// The plan takes it away, or else its primaryship.
     fn goes_next(&self, node: NodeIndex) -> Option<Said> {
-        self.steps.iter().find_map(|step| {
+        let said = |step: &Step| {
             let reason = step.why.sentence();
             match step.action {
                 Action::Move { from, to } if from == node => {
@@ -199,7 +199,11 @@ impl Case<'_> {
                     None
                 }
             }
-        })
+        };
+        // A primary that is to go hands over first where it can.
+        let hands_over = |step: &&Step| matches!(step.action, Action::Promote { .. });
+        let leaves = self.steps.iter().filter(|step| !hands_over(step)).find_map(said);
+        leaves.or_else(|| self.steps.iter().filter(hands_over).find_map(said))
     }
 
     /// Nothing wants it away but, perhaps, an even load.
