@@ -11,6 +11,7 @@ mod backup;
 mod cluster;
 mod drain;
 mod error;
+mod explain;
 mod extract;
 mod forward;
 mod health;
@@ -86,6 +87,7 @@ fn soft_reads() -> Router<Arc<App>> {
         .route("/v1/nodes/{id}", get(nodes::get))
         .route("/v1/shards", get(shards::list))
         .route("/v1/shards/{id}", get(shards::get))
+        .route("/v1/shards/{id}/explain", get(explain::explain))
         .route("/v1/migrations", get(migrations::list))
         .route("/v1/migrations/{id}", get(migrations::get))
         .route("/v1/members", get(members::list))

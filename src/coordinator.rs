@@ -7,12 +7,14 @@
 
 mod decide;
 mod driver;
+mod explain;
 mod resume;
 mod verdicts;
 
 pub use crate::soft::{Now, Progress, Soft, SoftNode};
 pub use decide::{Decision, Scope, decide};
 pub use driver::{Control, Coordinator, HeartbeatError, aside, observe_heartbeat};
+pub use explain::explain;
 pub use resume::{ResumePlan, plan_resume};
 
 #[cfg(test)]

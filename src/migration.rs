@@ -69,6 +69,12 @@ pub enum Turn {
 }
 
 impl Turn {
+    /// That of a migration that is queued.
+    pub fn to_start(row: &MigrationRow, soft: &Soft, now: Now) -> Self {
+        let since_ms = soft.progress.get(&row.id).map(|progress| progress.changed_boot_ms);
+        Self::Start { known_ms: since_ms.map_or(0, |since_ms| now.boot_ms.saturating_sub(since_ms)) }
+    }
+
     fn is_queued(self) -> bool {
         match self {
             Self::Start { .. } => false,
@@ -97,6 +103,37 @@ struct Limits {
     out: u32,
 }
 
+/// What keeps a migration from starting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    /// The cluster's.
+    Any {
+        /// How many there are.
+        max: u32,
+    },
+    /// For copies out of a node.
+    Out {
+        /// The node.
+        node: NodeId,
+        /// How many there are.
+        max: u32,
+    },
+    /// For copies into a node.
+    Into {
+        /// The node.
+        node: NodeId,
+        /// How many there are.
+        max: u32,
+    },
+    /// No slot: copying is as fast as it may be.
+    Rate {
+        /// The policy's `max_bytes_per_s`.
+        bytes_per_s: u64,
+        /// When the next copy may begin, milliseconds since 1970; none while that rests on sizes that nobody told yet.
+        from_ms: Option<u64>,
+    },
+}
+
 /// Who copies what from whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Parties<'a> {
@@ -111,7 +148,8 @@ pub struct Parties<'a> {
 }
 
 impl<'a> Parties<'a> {
-    fn of(row: &'a MigrationRow, shard: &'a ShardRow) -> Self {
+    /// Those of a migration.
+    pub fn of(row: &'a MigrationRow, shard: &'a ShardRow) -> Self {
         Self { shard, kind: row.kind, from: row.from.as_ref(), to: row.to.as_ref() }
     }
 
@@ -187,16 +225,26 @@ impl<'a> Slots<'a> {
         self.all >= self.max.all
     }
 
+    /// What `parties` need and can't have now.
+    pub fn lacking(&self, parties: Parties<'_>, turn: Turn) -> Option<Lacking> {
+        if self.is_full() {
+            return Some(Lacking::Any { max: self.max.all });
+        }
+        let used = |of: &BTreeMap<NodeId, u32>, node: &NodeId| of.get(node).copied().unwrap_or(0);
+        let (giver, taker) = parties.copying()?;
+        if used(&self.out, giver) >= self.max.out {
+            return Some(Lacking::Out { node: giver.clone(), max: self.max.out });
+        }
+        if used(&self.into, taker) >= self.max.into {
+            return Some(Lacking::Into { node: taker.clone(), max: self.max.into });
+        }
+        let budget = self.budget.as_ref()?;
+        budget.refusal(self.metadata, self.soft, parties.shard, turn)
+    }
+
     /// Takes the slots that `parties` need, if they are free.
     pub fn try_take(&mut self, parties: Parties<'_>, turn: Turn) -> bool {
-        let used = |of: &BTreeMap<NodeId, u32>, node: &NodeId| of.get(node).copied().unwrap_or(0);
-        let has_room = parties.copying().is_none_or(|(giver, taker)| {
-            let budget = self.budget.as_ref();
-            used(&self.out, giver) < self.max.out
-                && used(&self.into, taker) < self.max.into
-                && budget.is_none_or(|budget| budget.admits(self.metadata, self.soft, parties.shard, turn))
-        });
-        let is_free = has_room && !self.is_full();
+        let is_free = self.lacking(parties, turn).is_none();
         if is_free {
             self.take(parties, Some(turn));
         }
@@ -241,9 +289,8 @@ fn start(
     if let Some(why) = obstacle(answering, row, shard) {
         return abort(why);
     }
-    let since_ms = slots.soft.progress.get(&row.id).map(|progress| progress.changed_boot_ms);
-    let known_ms = since_ms.map_or(0, |since_ms| now.boot_ms.saturating_sub(since_ms));
-    slots.try_take(Parties::of(row, shard), Turn::Start { known_ms }).then_some(Step::Start)
+    let turn = Turn::to_start(row, slots.soft, now);
+    slots.try_take(Parties::of(row, shard), turn).then_some(Step::Start)
 }
 
 /// Why a queued migration can't start any more.
@@ -339,13 +386,18 @@ pub fn cooling(metadata: &Metadata) -> Cooling {
 }
 
 impl Cooling {
-    /// Whether the shard may not be levelled by such a migration yet.
-    pub fn is_cooling(&self, shard: ShardId, kind: MigrationKind, now_ms: u64) -> bool {
+    /// Until when the shard may not be levelled by such a migration; none where it may at `now_ms`.
+    pub fn until_ms(&self, shard: ShardId, kind: MigrationKind, now_ms: u64) -> Option<u64> {
         let of_kind = match kind {
             MigrationKind::Move | MigrationKind::Add | MigrationKind::Remove => &self.copies,
             MigrationKind::Promote => &self.primaries,
         };
-        of_kind.get(&shard).is_some_and(|until_ms| now_ms < *until_ms)
+        of_kind.get(&shard).copied().filter(|until_ms| now_ms < *until_ms)
+    }
+
+    /// Whether the shard may not be levelled by such a migration yet.
+    pub fn is_cooling(&self, shard: ShardId, kind: MigrationKind, now_ms: u64) -> bool {
+        self.until_ms(shard, kind, now_ms).is_some()
     }
 }
 

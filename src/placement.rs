@@ -14,6 +14,7 @@ mod bound;
 mod build;
 mod caps;
 mod chain;
+mod explain;
 mod forced;
 mod hashed;
 mod layout;
@@ -23,10 +24,13 @@ mod primaries;
 mod problem;
 mod shares;
 mod solve;
+mod standing;
 mod steps;
 mod takers;
+mod words;
 
 pub use build::{free_bytes, is_mass_failure};
+pub use explain::{Explained, explain};
 pub use plan::{Extent, PlanOptions, Planned, Purpose, plan, planned};
 
 #[cfg(test)]

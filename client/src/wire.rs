@@ -7,6 +7,7 @@
 mod admin;
 mod assignment;
 mod cluster;
+mod explain;
 mod node;
 mod problem;
 mod shard;
@@ -15,6 +16,7 @@ mod watch;
 pub use admin::*;
 pub use assignment::*;
 pub use cluster::*;
+pub use explain::*;
 pub use node::*;
 pub use problem::*;
 pub use shard::*;

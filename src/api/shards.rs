@@ -70,7 +70,7 @@ pub(super) async fn get(
     answer::tagged(row.revision, answer::ok(state.revision(), &shard))
 }
 
-fn no_shard(state: &Metadata, id: ShardId) -> ApiError {
+pub(super) fn no_shard(state: &Metadata, id: ShardId) -> ApiError {
     ApiError::not_found(format!("shard {id}: there are {}, from 0", state.num_shards()))
 }
 

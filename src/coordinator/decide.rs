@@ -93,10 +93,13 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
 }
 
 fn plan(metadata: &Metadata, soft: &Soft, now_ms: u64) -> Planned {
-    let policy = metadata.policy();
+    planned(metadata, soft, metadata.policy(), &plan_options(metadata, soft, now_ms))
+}
+
+/// What the coordinator's own plan is made by.
+pub(super) fn plan_options(metadata: &Metadata, soft: &Soft, now_ms: u64) -> PlanOptions {
     let purpose = Purpose::Automatic { levelling: soft.levelling };
-    let options = PlanOptions { purpose, ..PlanOptions::for_operator(now_ms, policy) };
-    planned(metadata, soft, policy, &options)
+    PlanOptions { purpose, ..PlanOptions::for_operator(now_ms, metadata.policy()) }
 }
 
 /// Drains that are complete and maintenances that are over.
@@ -142,7 +145,7 @@ fn strays(metadata: &Metadata, soft: &Soft) -> Vec<Change> {
 }
 
 /// Whether shards without copies may get theirs: no node has joined lately, or the first has waited long enough.
-fn is_settled(metadata: &Metadata, heartbeat_interval_ms: u64, now_ms: u64) -> bool {
+pub(super) fn is_settled(metadata: &Metadata, heartbeat_interval_ms: u64, now_ms: u64) -> bool {
     if metadata.shard_counts().unassigned == 0 {
         return false;
     }
@@ -168,7 +171,7 @@ fn assignments(metadata: &Metadata, planned: &Planned) -> Vec<Change> {
 
 /// The plan's moves that find free slots: of each shard the first only, none of a shard that failed a moment ago, and no levelling
 /// of one that moved a moment ago. Primaries are levelled once no copy is on its way any more, so that none is handed over twice.
-fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, now: Now) -> Vec<Change> {
+pub(super) fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, now: Now) -> Vec<Change> {
     let now_ms = now.wall_ms.max(metadata.log_time_ms());
     let waits = migration::retry_waits(metadata);
     let cooling = migration::cooling(metadata);

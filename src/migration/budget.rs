@@ -10,7 +10,7 @@
 
 use ruvector_cluster_client::wire::Phase;
 
-use super::Turn;
+use super::{Lacking, Turn};
 use crate::metadata::{Metadata, MigrationRow, ShardRow};
 use crate::soft::{Now, Soft};
 
@@ -70,17 +70,26 @@ impl Budget {
         u64::try_from(ms).unwrap_or(u64::MAX)
     }
 
-    /// Whether a copy of `shard` may start, or be queued.
-    pub(super) fn admits(&self, metadata: &Metadata, soft: &Soft, shard: &ShardRow, turn: Turn) -> bool {
+    /// Why a copy of `shard` may not start, or be queued, yet; none where it may.
+    pub(super) fn refusal(
+        &self,
+        metadata: &Metadata,
+        soft: &Soft,
+        shard: &ShardRow,
+        turn: Turn,
+    ) -> Option<Lacking> {
         let is_doubtful = self.in_doubt || size_bytes(metadata, soft, shard).is_none();
-        let is_free = self.taken_until_ms <= self.now_ms.saturating_add(AHEAD_MS);
-        match turn {
+        let from_ms = self.taken_until_ms.saturating_sub(AHEAD_MS);
+        let is_free = from_ms <= self.now_ms;
+        let is_admitted = match turn {
             Turn::Start { known_ms } => is_free && (!is_doubtful || known_ms >= SIZES_WAIT_MS),
             // What is in doubt is settled while it is queued.
             Turn::Queue if is_doubtful => !self.has_queued,
             Turn::Queue => is_free,
             Turn::QueueAhead => !self.has_queued || (is_free && !is_doubtful),
-        }
+        };
+        let from_ms = (!is_free).then_some(from_ms);
+        (!is_admitted).then_some(Lacking::Rate { bytes_per_s: self.bytes_per_s, from_ms })
     }
 
     /// A copy of `shard` starts now, or is the coordinator's own and waits to start.

@@ -18,6 +18,15 @@ pub(crate) enum Counting {
     Staying,
 }
 
+/// What has its share of a shard's copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crowd {
+    /// The rack.
+    Rack,
+    /// The zone, though not the rack.
+    Zone,
+}
+
 /// The state of a plan in the making.
 #[derive(Debug)]
 pub(crate) struct Layout<'a> {
@@ -80,6 +89,16 @@ impl<'a> Layout<'a> {
         self.free_bytes[node].is_none_or(|free| free >= spec.bytes) && !spec.barred.contains(&node)
     }
 
+    /// Copies as they stand before any change, with the room that a plan leaves.
+    pub(crate) fn with_room(problem: &'a Problem, free_bytes: &[Option<u64>]) -> Self {
+        Self { free_bytes: free_bytes.to_vec(), ..Self::new(problem) }
+    }
+
+    /// Bytes that each node may take; none when unlimited.
+    pub(crate) fn free_bytes(&self) -> &[Option<u64>] {
+        &self.free_bytes
+    }
+
     /// Whether a copy of `shard` in `rack` would keep the rule on zones and racks, once `leaving` has left.
     pub(crate) fn is_spread_in(
         &self,
@@ -88,8 +107,23 @@ impl<'a> Layout<'a> {
         leaving: Option<NodeIndex>,
         counting: Counting,
     ) -> bool {
+        self.crowd_in(shard, rack, leaving, counting).is_none()
+    }
+
+    /// Where a copy more of `shard` in `rack` would be one too many, once `leaving` has left.
+    pub(crate) fn crowd_in(
+        &self,
+        shard: usize,
+        rack: usize,
+        leaving: Option<NodeIndex>,
+        counting: Counting,
+    ) -> Option<Crowd> {
         let (in_rack, in_zone) = self.others(shard, rack, leaving, counting);
-        in_rack < self.caps.rack && in_zone < self.caps.zone
+        if in_rack >= self.caps.rack {
+            Some(Crowd::Rack)
+        } else {
+            (in_zone >= self.caps.zone).then_some(Crowd::Zone)
+        }
     }
 
     /// A quick look: whether any two copies share a rack or zone, where that may be one too many.

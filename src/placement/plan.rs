@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use ruvector_cluster_client::ids::{NodeId, ShardId, Thousandths};
-use ruvector_cluster_client::wire::{
-    Balance, Infeasible, MigrationKind, Move, Plan, RebalancePolicy, Strategy,
-};
+use ruvector_cluster_client::wire::{Balance, MigrationKind, Move, Plan, RebalancePolicy, Strategy};
 
 use super::build::{Built, Source};
 use super::hashed::Orders;
-use super::problem::{Action, Blocked, Problem, Step, Tolerance, Why};
+use super::problem::{Action, Problem, Step, Tolerance, Why};
 use super::solve::{Levelling, Solution, solve, solve_by_orders};
+use super::words::Words;
 use crate::metadata::Metadata;
 use crate::soft::Soft;
 
@@ -102,37 +101,70 @@ pub fn plan(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, options:
 
 /// The plan from this state, with the first assignments.
 pub fn planned(metadata: &Metadata, soft: &Soft, policy: &RebalancePolicy, options: &PlanOptions) -> Planned {
-    let assume_draining = options.assume_draining.as_ref();
-    let built = Built::of(Source { metadata, soft, policy, now_ms: options.now_ms, assume_draining });
-    let levelling = options.levelling(policy);
-    let joined_ms: Vec<u64> = metadata.nodes().map(|row| row.joined_ms).collect();
-    let orders = levelling
-        .and_then(|_| Orders::of(&built.problem, &built.nodes, &joined_ms, &built.shards, options.strategy));
-    let solution = match &orders {
-        Some(orders) => solve_by_orders(&built.problem, orders),
-        None => solve(&built.problem, levelling),
-    };
-    let steps = chosen(&solution.steps, options);
-    let assigned = solution.assigned.iter().map(|(shard, copies)| {
-        (built.shards[*shard], copies.iter().map(|node| built.nodes[*node].clone()).collect())
-    });
-    Planned {
-        plan: Plan {
-            base_revision: metadata.revision(),
-            moves: steps.iter().map(|step| built.told(step)).collect(),
-            before: balance(&built.problem, &solution.before),
-            after: balance(&built.problem, &after(&solution, &steps)),
-            lower_bound_moves: solution.lower_bound,
-            infeasible: solution
-                .unplaced
-                .iter()
-                .take(MAX_INFEASIBLE)
-                .map(|entry| built.infeasible(*entry))
-                .collect(),
-        },
-        assigned: assigned.collect(),
-        is_levelling: steps.iter().any(|step| !step.why.is_forced()),
-        forced: steps.iter().take_while(|step| step.why.is_forced()).count(),
+    Drawn::of(metadata, soft, policy, options).told(metadata, soft, policy, options)
+}
+
+/// A plan in numbers, and the problem that it solves.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    pub(super) built: Built,
+    pub(super) solution: Solution,
+    /// None where nothing is levelled.
+    pub(super) levelling: Option<Levelling>,
+}
+
+impl Drawn {
+    pub(super) fn of(
+        metadata: &Metadata,
+        soft: &Soft,
+        policy: &RebalancePolicy,
+        options: &PlanOptions,
+    ) -> Self {
+        let assume_draining = options.assume_draining.as_ref();
+        let built = Built::of(Source { metadata, soft, policy, now_ms: options.now_ms, assume_draining });
+        let levelling = options.levelling(policy);
+        let joined_ms: Vec<u64> = metadata.nodes().map(|row| row.joined_ms).collect();
+        let orders = levelling.and_then(|_| {
+            Orders::of(&built.problem, &built.nodes, &joined_ms, &built.shards, options.strategy)
+        });
+        let solution = match &orders {
+            Some(orders) => solve_by_orders(&built.problem, orders),
+            None => solve(&built.problem, levelling),
+        };
+        Self { built, solution, levelling }
+    }
+
+    pub(super) fn told(
+        &self,
+        metadata: &Metadata,
+        soft: &Soft,
+        policy: &RebalancePolicy,
+        options: &PlanOptions,
+    ) -> Planned {
+        let Self { built, solution, .. } = self;
+        let steps = chosen(&solution.steps, options);
+        let assigned = solution.assigned.iter().map(|(shard, copies)| {
+            (built.shards[*shard], copies.iter().map(|node| built.nodes[*node].clone()).collect())
+        });
+        let most = match options.purpose {
+            Purpose::Operator => MAX_INFEASIBLE,
+            // It is made every second, and nobody reads there what stays.
+            Purpose::Automatic { .. } => 0,
+        };
+        let words = Words { metadata, soft, policy, now_ms: options.now_ms, built };
+        Planned {
+            plan: Plan {
+                base_revision: metadata.revision(),
+                moves: steps.iter().map(|step| built.told(step)).collect(),
+                before: balance(&built.problem, &solution.before),
+                after: balance(&built.problem, &after(solution, &steps)),
+                lower_bound_moves: solution.lower_bound,
+                infeasible: words.infeasible(solution, most),
+            },
+            assigned: assigned.collect(),
+            is_levelling: steps.iter().any(|step| !step.why.is_forced()),
+            forced: steps.iter().take_while(|step| step.why.is_forced()).count(),
+        }
     }
 }
 
@@ -186,7 +218,7 @@ fn balance(problem: &Problem, counts: &[u64]) -> Balance {
 }
 
 impl Built {
-    fn told(&self, step: &Step) -> Move {
+    pub(super) fn told(&self, step: &Step) -> Move {
         let name = |node: usize| Some(self.nodes[node].clone());
         let bytes = self.problem.shards[step.shard].bytes;
         let (kind, from, to, bytes) = match step.action {
@@ -197,25 +229,11 @@ impl Built {
         };
         Move { shard: self.shards[step.shard], kind, from, to, bytes, reason: step.why.sentence().to_owned() }
     }
-
-    fn infeasible(&self, (shard, blocked): (usize, Blocked)) -> Infeasible {
-        let (code, detail) = match blocked {
-            Blocked::TooFewNodes => ("too_few_nodes", "fewer nodes can hold a copy than copies are wanted"),
-            Blocked::NoRoom => {
-                ("no_room", "the nodes left are over their disk watermark, away, or have no room")
-            }
-            Blocked::SpreadRule => {
-                ("spread_rule", "the nodes left stand in zones or racks that have their share of copies")
-            }
-            Blocked::Unavailable => ("unavailable", "no in-sync copy is alive to copy from"),
-        };
-        Infeasible { shard: self.shards[shard], code: code.to_owned(), detail: detail.to_owned() }
-    }
 }
 
 impl Why {
     /// In a sentence, for people.
-    fn sentence(self) -> &'static str {
+    pub(super) fn sentence(self) -> &'static str {
         match self {
             Self::Drain => "its node is being drained",
             Self::Maintenance => "its node goes into maintenance",

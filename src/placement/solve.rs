@@ -41,6 +41,21 @@ pub(crate) struct Solution {
     pub(crate) lower_bound: u64,
     /// What stays as it is although a rule wants otherwise.
     pub(crate) unplaced: Unplaced,
+    /// Bytes that each node may take beside what the plan puts there; none when unlimited.
+    pub(crate) left_bytes: Vec<Option<u64>>,
+    /// What copies and primaries were measured by; none where nothing is levelled.
+    pub(crate) measure: Option<Measure>,
+}
+
+/// What a plan measures nodes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Measure {
+    /// Shares of all copies.
+    pub(crate) copies: Shares,
+    /// Shares of all primaries.
+    pub(crate) primaries: Shares,
+    /// Whether copies are levelled in this plan: some node was outside of the thresholds for a start.
+    pub(crate) is_begun: bool,
 }
 
 /// Restores the rules, and puts copies where each shard's order of nodes wants them.
@@ -61,32 +76,35 @@ pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let mut unplaced = forced::force(&mut layout);
-    let levelled = levelling.and_then(|levelling| level(&mut layout, levelling, &mut unplaced));
+    let levelled = levelling.map(|levelling| level(&mut layout, levelling, &mut unplaced));
     settle_primaries(&mut layout);
     forced::leave_maintenance(&mut layout);
-    if let Some(levelling) = levelling {
+    let mut measure = None;
+    if let Some((levelling, (copies, is_begun))) = levelling.zip(levelled) {
         let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
         let (start, stop) = (levelling.start.upto_thousandths, levelling.stop.upto_thousandths);
         if !layout.new.is_empty() || primaries::are_uneven(&layout, &shares, start) {
             level_primaries(&mut layout, &shares, stop);
         }
+        measure = Some(Measure { copies, primaries: shares, is_begun });
     }
-    let marks = levelled.as_ref().and_then(|(shares, upto)| {
-        let targets = Targets::of(&layout, shares, *upto);
+    let begun = levelling.zip(measure.as_ref().filter(|measure| measure.is_begun));
+    let marks = begun.and_then(|(levelling, measure)| {
+        let targets = Targets::of(&layout, &measure.copies, levelling.stop.upto_thousandths);
         (!targets.are_missed(&layout)).then_some(targets.marks)
     });
     let lower_bound = lower_bound(&layout, &before, marks.as_deref());
-    told(layout, before, levelled.map(|(shares, _)| shares), lower_bound, unplaced)
+    told(layout, before, measure, lower_bound, unplaced)
 }
 
-/// Levels copies where that may begin. Answers the shares that they were levelled to, and up to which thousandths of these.
-fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced) -> Option<(Shares, u64)> {
+/// Levels copies where that may begin. Answers the shares that they are measured by, and whether it began.
+fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced) -> (Shares, bool) {
     let problem = layout.problem;
     let stop = levelling.stop.upto_thousandths;
     let mut shares = Shares::of_copies(problem, &layout.caps, &layout.count);
     let begins = Targets::of(layout, &shares, levelling.start.upto_thousandths).are_missed(layout);
     if !begins && layout.new.is_empty() {
-        return None;
+        return (shares, false);
     }
     let may_chain = problem.shards.iter().all(|shard| shard.usage != ShardUse::Pinned);
     for _ in 0..MAX_ROUNDS {
@@ -101,19 +119,20 @@ fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced)
         }
         shares = Shares::of_copies(problem, &layout.caps, &layout.count);
     }
-    Some((shares, stop))
+    (shares, true)
 }
 
 fn told(
     layout: Layout<'_>,
     before: Vec<u64>,
-    shares: Option<Shares>,
+    measure: Option<Measure>,
     lower_bound: u64,
     unplaced: Unplaced,
 ) -> Solution {
     let assigned = layout.new.iter().copied().filter(|id| !layout.copies[*id].is_empty());
     let assigned =
         assigned.map(|id| (id, layout.copies[id].iter().map(|copy| copy.node).collect())).collect();
-    let steps = steps(&layout, &before, shares.as_ref());
-    Solution { steps, assigned, before, lower_bound, unplaced }
+    let steps = steps(&layout, &before, measure.as_ref().map(|measure| &measure.copies));
+    let left_bytes = layout.free_bytes().to_vec();
+    Solution { steps, assigned, before, lower_bound, unplaced, left_bytes, measure }
 }

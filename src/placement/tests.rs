@@ -4,6 +4,7 @@ mod hashing;
 mod oracle;
 mod promises;
 mod quality;
+mod standing;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;

@@ -9,6 +9,7 @@ mod backups;
 mod bad_input;
 mod contract;
 mod drains;
+mod explain;
 mod operating;
 mod process;
 mod repeats;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod cluster;
+mod explain;
 mod golden;
 
 use cluster::{Cluster, Condition, NOW_MS};

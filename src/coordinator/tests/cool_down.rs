@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use ruvector_cluster_client::ids::{ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase};
 
+use super::super::{Now, explain};
 use super::settled;
 use super::world::{World, id};
-use crate::metadata::Wish;
+use crate::metadata::view::time;
+use crate::metadata::{MigrationRow, Wish};
 
 const COOL_DOWN_MS: u64 = 60_000;
 
@@ -43,6 +45,25 @@ fn a_shard_that_was_levelled_is_not_levelled_again_for_a_minute_whoever_leads() 
         }
     }
     assert!(again >= 15, "{again}: nothing was moved twice, so that nothing was tested");
+}
+
+#[test]
+fn a_shard_that_cools_down_says_until_when() {
+    let mut world = joined();
+    world.weigh("d7", Thousandths(100));
+    let now = Now { boot_ms: world.now_ms, wall_ms: world.now_ms };
+    let mut cooling = 0;
+    for shard in (0..64).map(ShardId) {
+        let told = explain(&world.metadata, Some(&world.soft), now, shard).unwrap();
+        let Some(why) = told.waits.iter().find(|why| why.code == "cool_down") else { continue };
+        assert_eq!(told.next[0].from, Some(id("d7")));
+        let moved = |row: &&MigrationRow| row.shard == shard && row.kind == MigrationKind::Move;
+        let ended_ms = world.metadata.migrations().filter(moved).map(|row| row.updated_ms).max().unwrap();
+        let until = time(ended_ms + COOL_DOWN_MS).format("%H:%M:%SZ").to_string();
+        assert!(why.detail.contains(&until), "{until} is not in: {}", why.detail);
+        cooling += 1;
+    }
+    assert!(cooling >= 15, "{cooling}");
 }
 
 #[test]
