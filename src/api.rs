@@ -14,6 +14,7 @@ mod error;
 mod extract;
 mod forward;
 mod health;
+mod hotspots;
 mod members;
 mod migrations;
 mod nodes;
@@ -88,6 +89,7 @@ fn soft_reads() -> Router<Arc<App>> {
         .route("/v1/shards/{id}", get(shards::get))
         .route("/v1/migrations", get(migrations::list))
         .route("/v1/migrations/{id}", get(migrations::get))
+        .route("/v1/hotspots", get(hotspots::hotspots))
         .route("/v1/members", get(members::list))
 }
 

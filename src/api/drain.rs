@@ -4,7 +4,7 @@ use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::Plan;
 
 use crate::metadata::{Metadata, Rejection, RejectionCode};
-use crate::placement::{self, PlanOptions};
+use crate::placement::{self, LoadMoves, PlanOptions};
 use crate::soft::Soft;
 
 /// Most shards that a refusal lists.
@@ -20,8 +20,11 @@ pub(super) fn plan(state: &Metadata, soft: &Soft, node: &NodeId, now_ms: u64) ->
         return Err(Rejection { code: RejectionCode::NotFound, detail });
     }
     let policy = state.policy();
-    let options =
-        PlanOptions { assume_draining: Some(node.clone()), ..PlanOptions::for_operator(now_ms, policy) };
+    let options = PlanOptions {
+        assume_draining: Some(node.clone()),
+        load: LoadMoves::Watched,
+        ..PlanOptions::for_operator(now_ms, policy)
+    };
     let plan = placement::plan(state, soft, policy, &options);
     let moved = |shard| plan.moves.iter().any(|m| m.shard == shard && m.from.as_ref() == Some(node));
     let migrating = |shard| state.shard(shard).is_some_and(|row| row.migration.is_some());

@@ -6,9 +6,10 @@ use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Move};
 
 use super::verdicts::Verdicts;
+use crate::load::LoadWatch;
 use crate::metadata::{Change, Command, MAX_BATCH, Metadata, NewMigration, NodeRow};
 use crate::migration::{self, Parties, Slots};
-use crate::placement::{PlanOptions, Planned, Purpose, planned};
+use crate::placement::{LoadMoves, PlanOptions, Planned, Purpose, planned};
 use crate::soft::{Now, Soft};
 
 /// Most bytes that the changes of one command are taken to have (DESIGN.md section 7, "Batches").
@@ -39,6 +40,8 @@ pub struct Decision {
     pub commands: Vec<Command>,
     /// For [`Soft::levelling`]; none where it was not looked at.
     pub levelling: Option<bool>,
+    /// For [`Soft::load_watch`]; none where it was not looked at.
+    pub load_watch: Option<LoadWatch>,
 }
 
 /// Decides. Pure: the same state, soft state and time give the same commands; and none, once nothing is to be done.
@@ -49,7 +52,7 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
     let verdicts = Verdicts::due(metadata, soft, now);
     let mut changes = verdicts.changes(metadata, soft, now);
     changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));
-    let mut levelling = None;
+    let (mut levelling, mut load_watch) = (None, None);
     if scope == Scope::Whole {
         // Log time may be ahead of this leader's clock.
         let now_ms = now.wall_ms.max(metadata.log_time_ms());
@@ -58,8 +61,9 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
         let may_assign = is_settled(metadata, founded.settings.heartbeat_interval_ms, now_ms);
         let may_migrate = !metadata.paused() && !Slots::wanted(metadata).is_full();
         if may_assign || may_migrate {
-            let planned = plan(metadata, soft, now_ms);
+            let planned = plan(metadata, soft, now, now_ms);
             levelling = Some(planned.is_levelling);
+            load_watch = watched(metadata, soft, &planned, now);
             if may_assign {
                 changes.extend(assignments(metadata, &planned));
             }
@@ -68,14 +72,23 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
             }
         }
     }
-    Decision { commands: batches(changes), levelling }
+    Decision { commands: batches(changes), levelling, load_watch }
 }
 
-fn plan(metadata: &Metadata, soft: &Soft, now_ms: u64) -> Planned {
+fn plan(metadata: &Metadata, soft: &Soft, now: Now, now_ms: u64) -> Planned {
     let policy = metadata.policy();
     let purpose = Purpose::Automatic { levelling: soft.levelling };
-    let options = PlanOptions { purpose, ..PlanOptions::for_operator(now_ms, policy) };
+    let load = if soft.load_watch.may_level(now.boot_ms) { LoadMoves::Settled } else { LoadMoves::Watched };
+    let options = PlanOptions { purpose, load, ..PlanOptions::for_operator(now_ms, policy) };
     planned(metadata, soft, policy, &options)
+}
+
+/// The watch of load after this plan. While something is on its way, levelling has not come to its end.
+fn watched(metadata: &Metadata, soft: &Soft, planned: &Planned, now: Now) -> Option<LoadWatch> {
+    let is_uneven = planned.is_load_uneven?;
+    let is_under_way =
+        soft.load_watch.may_level(now.boot_ms) && metadata.active_migrations().next().is_some();
+    Some(soft.load_watch.seen(is_uneven || is_under_way, now.boot_ms))
 }
 
 /// Drains that are complete and maintenances that are over.
@@ -161,7 +174,10 @@ fn migrations(metadata: &Metadata, planned: &Planned, now_ms: u64) -> Vec<Change
         }
         let is_first = seen.insert(step.shard);
         let waits = waits.get(&step.shard).is_some_and(|until_ms| now_ms < *until_ms);
-        let too_early = place >= planned.forced && step.kind == MigrationKind::Promote && is_moving;
+        // Hand-overs for load are planned by shards that nothing else moves.
+        let is_for_load = place >= planned.plan.moves.len() - planned.for_load;
+        let is_levelled = place >= planned.forced && !is_for_load;
+        let too_early = is_levelled && step.kind == MigrationKind::Promote && is_moving;
         if is_first && !waits && !too_early {
             changes.extend(migrate(metadata, step, &mut slots));
         }

@@ -222,6 +222,7 @@ pub fn observe_heartbeat(
         return Err(HeartbeatError::StaleIncarnation { current: row.incarnation });
     }
     let want_all = soft.observe_heartbeat(node, request, received.wall_ms);
+    soft.observe_load(metadata, node, received.boot_ms);
     let beat = Beat {
         node,
         incarnation: request.incarnation,
@@ -350,8 +351,8 @@ impl Driver {
             (metadata, soft.clone())
         };
         let decision = decide(&metadata, &soft, now, scope);
-        if let (Some(levelling), Some(leading)) = (decision.levelling, self.shared.leading().as_mut()) {
-            leading.soft.levelling = levelling;
+        if let Some(leading) = self.shared.leading().as_mut() {
+            leading.soft.observe_decision(decision.levelling, decision.load_watch);
         }
         let next_expiry_ms = soft.liveness.next_expiry_ms(now.boot_ms);
         let next_expiry =

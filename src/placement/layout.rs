@@ -31,6 +31,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) primaries: Vec<u64>,
     /// Idle copies that are to go.
     pub(crate) dropped: Vec<(usize, NodeIndex)>,
+    /// Shards that were changed for their load and for nothing else, in the order of the changes.
+    pub(crate) for_load: Vec<usize>,
     /// Bytes that each node may take; none when unlimited.
     free_bytes: Vec<Option<u64>>,
     touched: Vec<usize>,
@@ -55,6 +57,7 @@ impl<'a> Layout<'a> {
             count,
             primaries,
             dropped: Vec::new(),
+            for_load: Vec::new(),
             free_bytes: problem.nodes.iter().map(|node| node.free_bytes).collect(),
             touched: Vec::new(),
             is_touched: vec![false; problem.shards.len()],

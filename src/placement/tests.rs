@@ -1,5 +1,6 @@
 //! The solver on small and random problems: rules kept, fewest moves, stable under repetition and order.
 
+mod load;
 mod oracle;
 mod quality;
 

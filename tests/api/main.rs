@@ -8,6 +8,7 @@ mod support;
 mod backups;
 mod bad_input;
 mod contract;
+mod hotspots;
 mod process;
 mod repeats;
 mod semantics;

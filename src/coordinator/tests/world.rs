@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruvector_cluster_client::ids::{Incarnation, MigrationId, NodeId, Revision, ShardId};
+use ruvector_cluster_client::ids::{Incarnation, MigrationId, NodeId, Revision, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{
     HeartbeatRequest, HeldShard, InSyncMember, InSyncProposal, Phase, Report, Role,
 };
@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) soft: Soft,
     pub(super) nodes: BTreeMap<NodeId, DataNode>,
     pub(super) now_ms: u64,
+    /// Reads and writes that the primaries of shards answer, thousandths a second.
+    pub(super) load: BTreeMap<ShardId, (u64, u64)>,
     index: u64,
     /// What the leader decided and was applied, in order.
     pub(super) decided: Vec<Change>,
@@ -50,6 +52,7 @@ impl World {
             soft: Soft::default(),
             nodes: BTreeMap::new(),
             now_ms: 1_000_000,
+            load: BTreeMap::new(),
             index: 0,
             decided: Vec::new(),
             refused: Vec::new(),
@@ -160,7 +163,7 @@ impl World {
         self.soft.stop_granting(&self.metadata, self.now_ms);
         let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
         let decision = decide(&self.metadata, &self.soft, now, Scope::Whole);
-        self.soft.levelling = decision.levelling.unwrap_or(self.soft.levelling);
+        self.soft.observe_decision(decision.levelling, decision.load_watch);
         let mut decided = 0;
         for command in decision.commands {
             let Command::Coordinate { changes } = command.clone() else { panic!("the leader coordinates") };
@@ -181,8 +184,15 @@ impl World {
 
     fn beat(&mut self, node: &NodeId) {
         let data = &self.nodes[node];
-        let held =
-            data.held.iter().map(|shard| HeldShard { id: *shard, size_bytes: 10, ..HeldShard::default() });
+        let leads = |shard| self.metadata.shard(shard).is_some_and(|row| row.primary.as_ref() == Some(node));
+        let load = |shard| self.load.get(&shard).filter(|_| leads(shard)).copied().unwrap_or_default();
+        let held = data.held.iter().map(|shard| HeldShard {
+            id: *shard,
+            size_bytes: 10,
+            reads_per_s: Thousandths(load(*shard).0),
+            writes_per_s: Thousandths(load(*shard).1),
+            ..HeldShard::default()
+        });
         let request = HeartbeatRequest {
             incarnation: data.incarnation,
             installed_revision: self.metadata.revision(),
