@@ -168,18 +168,44 @@ fn migrations(metadata: &Metadata, planned: &Planned, now_ms: u64) -> Vec<Change
     let is_moving = planned.plan.moves.iter().any(|step| copies(step.kind))
         || metadata.active_migrations().any(|row| copies(row.kind));
     let mut changes = Vec::new();
-    for (place, step) in planned.plan.moves.iter().enumerate() {
+    let (moves, for_load) = planned.plan.moves.split_at(planned.plan.moves.len() - planned.for_load);
+    for (place, step) in moves.iter().enumerate() {
         if slots.is_full() {
             break;
         }
         let is_first = seen.insert(step.shard);
         let waits = waits.get(&step.shard).is_some_and(|until_ms| now_ms < *until_ms);
-        // Hand-overs for load are planned by shards that nothing else moves.
-        let is_for_load = place >= planned.plan.moves.len() - planned.for_load;
-        let is_levelled = place >= planned.forced && !is_for_load;
-        let too_early = is_levelled && step.kind == MigrationKind::Promote && is_moving;
+        let too_early = place >= planned.forced && step.kind == MigrationKind::Promote && is_moving;
         if is_first && !waits && !too_early {
             changes.extend(migrate(metadata, step, &mut slots));
+        }
+    }
+    let is_free = |step: &Move| waits.get(&step.shard).is_none_or(|until_ms| now_ms >= *until_ms);
+    changes.extend(for_load_migrations(metadata, for_load, slots, is_free));
+    changes
+}
+
+/// Those of the moves for load that find free slots; both halves of an exchange or none, since one alone would leave copies or
+/// primaries uneven by number.
+fn for_load_migrations(
+    metadata: &Metadata,
+    mut moves: &[Move],
+    mut slots: Slots,
+    is_free: impl Fn(&Move) -> bool,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while let Some(first) = moves.first() {
+        let comes_back =
+            |second: &&Move| second.kind == first.kind && second.from == first.to && second.to == first.from;
+        let halves = 1 + usize::from(moves.get(1).filter(comes_back).is_some());
+        let (exchange, rest) = moves.split_at(halves);
+        moves = rest;
+        let mut taken = slots.clone();
+        let migrations =
+            exchange.iter().map(|step| migrate(metadata, step, &mut taken).filter(|_| is_free(step)));
+        if let Some(migrations) = migrations.collect::<Option<Vec<_>>>() {
+            changes.extend(migrations);
+            slots = taken;
         }
     }
     changes

@@ -1,8 +1,8 @@
 //! Evens out load, after copies and primaries are even by number, and within what that leaves free.
 //!
 //! While the most loaded node carries more than the stopping threshold times its share, it gives load away, the cheapest means
-//! first: primaryships are handed over, which copies nothing; then copies go. A shard that is hot itself goes last: to move its
-//! neighbours away disturbs less. Where a node has no copy or primaryship to spare by number, one comes back in exchange.
+//! first: primaryships are handed over, which copies nothing; then copies go. Shards that are hot themselves go last, unless little comes of
+//! moving their neighbours away, which disturbs less. Where a node has no copy or primaryship to spare by number, one comes back in exchange.
 //!
 //! Let a plan's unevenness be the sum over nodes of load squared over weight, which is least where every node carries load by its
 //! weight. A change is made only where that falls by more than the change costs ([`HAND_OVER_COST`], [`COPY_COST`]). So it ends;
@@ -30,6 +30,9 @@ const HAND_OVER_COST: i128 = 10_000;
 
 /// What a copying must bring.
 const COPY_COST: i128 = 1_000;
+
+/// A hot shard goes before its neighbours where that brings more than so many times as much: else they would all have to go.
+const HOT_WORTH: i128 = 4;
 
 /// Copies of a node that may leave it: the most loaded so many of each class.
 const GIVEN: usize = 48;
@@ -144,7 +147,10 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
                 Means::HandOver => self.best_hand_over(from, class),
                 Means::Copy => self.best_copy(from, class, &ranked),
             };
-            match best(Class::Neighbours).or_else(|| best(Class::Hot)) {
+            let (neighbour, hot) = (best(Class::Neighbours), best(Class::Hot));
+            let is_too_slow =
+                |hot: &Change| neighbour.is_none_or(|other| hot.worth > HOT_WORTH * other.worth);
+            match hot.filter(is_too_slow).or(neighbour) {
                 Some(change)
                     if self.layout.for_load.len() + usize::from(change.back.is_some()) < MAX_STEPS =>
                 {

@@ -75,6 +75,7 @@ pub(crate) fn solve_by_orders(problem: &Problem, orders: &[Vec<NodeIndex>]) -> S
 }
 
 /// Solves `problem`; without `levelling` only rules are restored.
+#[cfg(test)]
 pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution {
     solve_with_load(problem, levelling, OnLoad::Nothing)
 }

@@ -48,12 +48,21 @@ fn hottest(problem: &Problem, loads: &Loads) -> u64 {
         .map_or(0, |nodes| (0..problem.nodes.len()).map(|node| nodes.factor(node)).max().unwrap())
 }
 
-/// What no plan gets below: the most loaded primary alone, over the mean of the nodes.
+/// What no plan gets below while counts stay even: the most loaded primary, with as few others as a node must have, and these the
+/// least loaded of all; over the mean of the nodes, in thousandths.
 fn least(problem: &Problem, loads: &Loads) -> u64 {
-    let (shards, copies) = (problem.shards.len(), problem.replication_factor as u64);
+    let (shards, nodes, copies) =
+        (problem.shards.len(), problem.nodes.len() as u64, problem.replication_factor as u64);
     let all: u64 = (0..shards).map(|shard| loads.reads[shard] + copies * loads.writes[shard]).sum();
     let most = (0..shards).map(|shard| loads.of_copy(shard, true)).max().unwrap();
-    (most * problem.nodes.len() as u64 * 1_000 / all).max(1_000)
+    let smallest = |values: &[u64], each: u64| -> u64 {
+        let mut values = values.to_vec();
+        values.sort_unstable();
+        let others = (shards as u64 * each / nodes * (2_000 - STOP) / 1_000).saturating_sub(1);
+        values.iter().take(others as usize).sum()
+    };
+    let others = smallest(&loads.writes, copies) + smallest(&loads.reads, 1);
+    ((most + others) * nodes * 1_000 / all).max(1_000)
 }
 
 /// Zipf's law with exponent 1 over shards, ranked by `rank`: parts of reads and of writes.
@@ -97,7 +106,7 @@ fn zipf_ends_with_the_hottest_node_below_six_fifths_of_the_mean_and_moves_once()
                     "{nodes} nodes {racks} racks {shards} shards, reads:writes {parts:?}, scattered {scattered}: {before} -> {after} (least {least}) by {steps} steps"
                 );
                 assert!(after < 1_200 * least / 1_000, "{before} to {after}, at least {least}");
-                assert!(steps <= 2 * MAX_STEPS, "{steps} steps");
+                assert!(steps <= shards, "{steps} steps");
                 assert_eq!(plan(&problem, &loads, START).steps, []);
                 let full = |counts: Vec<u64>| counts.iter().max().unwrap() - counts.iter().min().unwrap();
                 assert!(
@@ -125,24 +134,23 @@ fn reads_are_spread_by_hand_overs_alone() {
     }
     assert!(hottest(&problem, &loads) > 2_000);
     let solution = plan(&problem, &loads, START);
-    assert!(
-        solution.steps.iter().all(|step| matches!(step.action, Action::Promote { .. })),
-        "{:?}",
-        solution.steps
-    );
+    // One node shares too few shards with the others; what is left there goes with a copy.
+    let moves = solution.steps.iter().filter(|step| matches!(step.action, Action::Move { .. })).count();
+    assert!(moves <= 2 && solution.steps.len() > 10, "{:?}", solution.steps);
+    assert!(solution.steps.iter().take(20).all(|step| matches!(step.action, Action::Promote { .. })));
     carry_out(&mut problem, &solution);
     assert!(hottest(&problem, &loads) <= STOP, "{}", hottest(&problem, &loads));
 }
 
 #[test]
 fn a_hot_shards_neighbours_go_and_it_stays() {
-    let mut problem = settled(120, vec![node(1_000, 0); 6]);
-    let mut loads = zipf(120, (0, 0), |_| 0);
-    for shard in 0..120 {
+    let mut problem = settled(24, vec![node(1_000, 0); 6]);
+    let mut loads = zipf(24, (0, 0), |_| 0);
+    for shard in 0..24 {
         // Some neighbours are worth their moves.
-        loads.writes[shard] = if shard % 2 == 0 { 20_000 } else { 180_000 };
+        loads.writes[shard] = if shard % 2 == 0 { 100_000 } else { 300_000 };
     }
-    loads.writes[7] = 1_500_000;
+    loads.writes[7] = 700_000;
     let holders: Vec<usize> = problem.shards[7].copies.iter().map(|copy| copy.node).collect();
     assert!(hottest(&problem, &loads) > START, "{}", hottest(&problem, &loads));
     let steps = spread(&mut problem, &loads);
@@ -243,11 +251,16 @@ proptest! {
             if solution.steps.is_empty() {
                 break;
             }
-            prop_assert!(solution.steps.iter().all(|step| step.why == Why::LevelLoad && !loads.rests[step.shard]));
             // Carrying it out checks the hard rules.
             carry_out(&mut problem, &solution);
             let after = unevenness(&problem, &loads);
-            prop_assert!(after < before, "{} to {}", before, after);
+            if solution.steps.iter().all(|step| step.why == Why::LevelLoad) {
+                prop_assert!(solution.steps.iter().all(|step| !loads.rests[step.shard]));
+                prop_assert!(after < before, "{} to {}", before, after);
+            } else {
+                // By number something could be done that could not before. That comes first, and alone.
+                prop_assert!(solution.steps.iter().all(|step| step.why != Why::LevelLoad));
+            }
             before = after;
         }
         prop_assert!(was_missed || !are_counts_missed(&problem));
