@@ -118,9 +118,11 @@ impl Speaker {
                 if state.is_silent {
                     continue;
                 }
-                let leads = |id| state.assigned.get(id).is_some_and(|one| one.role == Role::Primary);
+                let leads =
+                    |id: &ShardId| state.assigned.get(id).is_some_and(|one| one.role == Role::Primary);
                 let held = |id: &ShardId| {
-                    let (reads, writes) = state.load.get(id).filter(|_| leads(id)).copied().unwrap_or_default();
+                    let (reads, writes) =
+                        state.load.get(id).filter(|_| leads(id)).copied().unwrap_or_default();
                     let (reads_per_s, writes_per_s) = (Thousandths(reads), Thousandths(writes));
                     HeldShard { id: *id, reads_per_s, writes_per_s, ..HeldShard::default() }
                 };
