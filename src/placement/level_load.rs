@@ -200,8 +200,10 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
     }
 
     fn worth(&self, from: NodeIndex, to: NodeIndex, amount: i128, means: Means, steps: i128) -> Option<i128> {
+        // Twice the ideal only changes the nodes' places; noise of a tenth must not make that look worth its cost.
+        let is_swap = 4 * amount > 7 * self.nodes.ideal(from, to);
         let worth = self.nodes.gain(from, to, amount) - self.cost(means, steps);
-        (amount > 0 && worth > 0).then_some(worth)
+        (amount > 0 && !is_swap && worth > 0).then_some(worth)
     }
 
     /// Shards that `node` may give and that are not changed yet.
