@@ -285,12 +285,16 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             false => Vec::new(),
         };
         backs.sort_unstable();
+        // Where primaries are even by number, only one that leads comes back for one that leads, whatever the load of others.
+        let (led, others): (Vec<_>, Vec<_>) =
+            backs.into_iter().partition(|(_, back)| self.layout.leads(*back, to));
         let mut best: Option<Change> = None;
         for (amount, shard) in given.iter().copied().filter(|(_, shard)| self.may_go(*shard, from, to)) {
             let wanted = amount - self.nodes.ideal(from, to);
             let fits =
                 |back: usize| self.may_go(back, to, from) && self.keeps_counts(from, to, shard, Some(back));
-            let backs = around(&backs, wanted, LOOKED_AT).filter(|(_, back)| fits(*back));
+            let backs = around(&led, wanted, LOOKED_AT).chain(around(&others, wanted, LOOKED_AT));
+            let backs = backs.filter(|(_, back)| fits(*back));
             let backs = backs.map(|(amount, back)| (amount, Some(back)));
             let alone = self.keeps_counts(from, to, shard, None).then_some((0, None));
             for (returned, back) in backs.chain(alone) {
