@@ -96,11 +96,6 @@ fn steady_skew_is_spread_primaryships_first_and_then_nothing_moves_any_more() {
     let asked = migrations(&world);
     assert!(hottest(&world) < 1_200, "{:?}", factors(&world));
     assert_eq!(asked[0].kind, Some(MigrationKind::Promote));
-    println!(
-        "{} migrations: {:?}",
-        asked.len(),
-        asked.iter().map(|a| (a.kind, a.shard, &a.from, &a.to)).collect::<Vec<_>>()
-    );
     assert!(asked.len() <= 96, "{} migrations", asked.len());
     assert!(asked.iter().all(|asked| asked.reason.contains("load")), "{asked:?}");
     world.assert_whole();
