@@ -15,6 +15,7 @@ mod explain;
 mod extract;
 mod forward;
 mod health;
+mod hotspots;
 mod members;
 mod migrations;
 mod nodes;
@@ -90,6 +91,7 @@ fn soft_reads() -> Router<Arc<App>> {
         .route("/v1/shards/{id}/explain", get(explain::explain))
         .route("/v1/migrations", get(migrations::list))
         .route("/v1/migrations/{id}", get(migrations::get))
+        .route("/v1/hotspots", get(hotspots::hotspots))
         .route("/v1/members", get(members::list))
 }
 

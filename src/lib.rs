@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod liveness;
+pub mod load;
 pub mod machine;
 pub mod metadata;
 pub mod metrics;

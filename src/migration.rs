@@ -64,6 +64,8 @@ pub enum Turn {
     },
     /// As soon as it is queued.
     Queue,
+    /// Together with one that was let in: the other half of an exchange.
+    QueueToo,
     /// Once copying is not too fast. One at a time waits so, ahead of whatever an operator queued.
     QueueAhead,
 }
@@ -78,7 +80,7 @@ impl Turn {
     fn is_queued(self) -> bool {
         match self {
             Self::Start { .. } => false,
-            Self::Queue | Self::QueueAhead => true,
+            Self::Queue | Self::QueueToo | Self::QueueAhead => true,
         }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Hard rules, kept by every step's result and, where it can be, on the way: at most one copy of a shard a node; copies in
 //! different zones, then racks, as far as these suffice; no new copy on a node that is down, drained, in maintenance, over its
-//! disk watermark or without capacity. Then, in order: fewest moves, copies and primaries by capacity weight.
+//! disk watermark or without capacity. Then, in order: fewest moves, copies and primaries by capacity weight, then load.
 //!
 //! Invariant: a plan never fails. What can't be placed is reported with a reason and left as it is.
 
@@ -17,8 +17,11 @@ mod chain;
 mod explain;
 mod forced;
 mod hashed;
+mod hotspots;
 mod layout;
 mod level;
+mod level_load;
+mod loads;
 mod plan;
 mod primaries;
 mod problem;
@@ -31,7 +34,9 @@ mod words;
 
 pub use build::{free_bytes, is_mass_failure};
 pub use explain::{Explained, explain};
-pub use plan::{Extent, PlanOptions, Planned, Purpose, plan, planned};
+pub use hotspots::hotspots;
+pub use loads::COOL_DOWN_MS;
+pub use plan::{Extent, LoadMoves, PlanOptions, Planned, Purpose, plan, planned};
 
 #[cfg(test)]
 mod tests;

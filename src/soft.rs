@@ -11,6 +11,7 @@ use ruvector_cluster_client::wire::{HeartbeatRequest, HeldShard, Phase, Report};
 use serde::{Deserialize, Serialize};
 
 use crate::liveness::Liveness;
+use crate::load::{LoadWatch, NodeLoad, ShardLoad, Told};
 use crate::metadata::Metadata;
 
 /// The two clocks, read once for a decision.
@@ -35,6 +36,8 @@ pub struct Soft {
     pub liveness: Liveness,
     /// Balancing began and has not reached its stopping threshold.
     pub levelling: bool,
+    /// For how long load has been uneven.
+    pub load_watch: LoadWatch,
 }
 
 /// What a data node said.
@@ -50,6 +53,8 @@ pub struct SoftNode {
     pub held: BTreeMap<ShardId, HeldShard>,
     /// Whether it listed all copies to this leader.
     pub complete: bool,
+    /// Averages of the shards that it leads.
+    pub load: NodeLoad,
 }
 
 /// How far a migration is.
@@ -104,6 +109,7 @@ impl Soft {
                 disk_free_bytes: None,
                 held: BTreeMap::new(),
                 complete: false,
+                load: NodeLoad::default(),
             })
         };
         let entry = self.nodes.entry(node.clone()).or_insert_with(fresh);
@@ -120,6 +126,57 @@ impl Soft {
         soft.held.extend(beat.shards.iter().map(|held| (held.id, *held)));
         self.suspects.remove(node);
         !soft.complete
+    }
+
+    /// Takes the rates of the node's last heartbeat into the averages of the shards that it leads. Those of shards that it leads no
+    /// more go on at their new primaries, as soon as these are heard.
+    pub fn observe_load(&mut self, metadata: &Metadata, node: &NodeId, boot_ms: u64) {
+        let Some(said) = self.nodes.get_mut(node).map(Arc::make_mut) else { return };
+        let span = said.load.begin(boot_ms);
+        let primary = |shard: ShardId| metadata.shard(shard).and_then(|row| row.primary.as_ref());
+        let mut led = Vec::new();
+        for held in said.held.values() {
+            let told = Told { shard: held.id, reads: held.reads_per_s, writes: held.writes_per_s };
+            let is_known = said.load.shards.contains_key(&held.id);
+            if (is_known || !told.is_zero()) && primary(held.id) == Some(node) {
+                led.push((told, is_known));
+            }
+        }
+        let said = &*said;
+        let is_led = |shard: &ShardId| primary(*shard) == Some(node) && said.held.contains_key(shard);
+        let left: Vec<ShardId> = said.load.shards.keys().filter(|shard| !is_led(shard)).copied().collect();
+        for shard in left {
+            self.pass_load_on(node, primary(shard), shard);
+        }
+        for (told, is_known) in led {
+            // After a failover the old primary may never be heard again.
+            let inherited =
+                || metadata.shard(told.shard)?.copies().find_map(|copy| self.load_of(copy, told.shard));
+            let inherited = if is_known { None } else { inherited().copied() };
+            let Some(said) = self.nodes.get_mut(node).map(Arc::make_mut) else { return };
+            if let Some(load) = inherited {
+                said.load.inherit(told.shard, load);
+            }
+            said.load.take_in(&told, span);
+        }
+    }
+
+    fn load_of(&self, node: &NodeId, shard: ShardId) -> Option<&ShardLoad> {
+        self.nodes.get(node)?.load.shards.get(&shard)
+    }
+
+    /// The averages of a shard go from `node` to its primary; they wait while that was not heard yet.
+    fn pass_load_on(&mut self, node: &NodeId, primary: Option<&NodeId>, shard: ShardId) {
+        let heir = primary.filter(|primary| *primary != node);
+        if heir.is_some_and(|heir| !self.nodes.contains_key(heir)) {
+            return;
+        }
+        let said = self.nodes.get_mut(node).map(Arc::make_mut);
+        let load = said.and_then(|said| said.load.shards.remove(&shard));
+        let heir = heir.and_then(|heir| self.nodes.get_mut(heir)).map(Arc::make_mut);
+        if let (Some(load), Some(heir)) = (load, heir) {
+            heir.load.inherit(shard, load);
+        }
     }
 
     /// Takes in what a node reported and was accepted: bytes copied, copies deleted or lost.
@@ -164,6 +221,12 @@ impl Soft {
                 self.progress.insert(row.id, fresh(known));
             }
         }
+    }
+
+    /// Takes in what was decided about levelling; none of what was not looked at.
+    pub fn observe_decision(&mut self, levelling: Option<bool>, load_watch: Option<LoadWatch>) {
+        self.levelling = levelling.unwrap_or(self.levelling);
+        self.load_watch = load_watch.unwrap_or(self.load_watch);
     }
 
     /// Stops granting to whoever was silent or behind for too long; not while the cluster is suspended, since nobody has a lease

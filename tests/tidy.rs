@@ -51,10 +51,11 @@ const GUARDED: &[&str] = &[
 const ARROWS: &[(&str, &[&str])] = &[
     ("metadata", &[]),
     ("liveness", &["metadata"]),
-    ("soft", &["metadata", "liveness"]),
-    ("placement", &["metadata", "soft"]),
+    ("load", &[]),
+    ("soft", &["metadata", "liveness", "load"]),
+    ("placement", &["metadata", "soft", "load"]),
     ("migration", &["metadata", "soft"]),
-    ("coordinator", &["metadata", "liveness", "soft", "placement", "migration"]),
+    ("coordinator", &["metadata", "liveness", "load", "soft", "placement", "migration"]),
     ("machine", &["metadata"]),
     ("backup", &["metadata"]),
     ("restore", &["metadata", "backup", "config"]),
@@ -80,7 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// The modules of src that hold no I/O of any kind, and the exceptions within.
-const PURE: &[&str] = &["metadata", "liveness", "soft", "placement", "migration", "coordinator"];
+const PURE: &[&str] = &["metadata", "liveness", "load", "soft", "placement", "migration", "coordinator"];
 /// Shells inside the pure modules: the coordinator's driver.
 const SHELLS: &[&str] = &["src/coordinator/driver.rs", "src/coordinator/driver/"];
 

@@ -177,9 +177,7 @@ impl World {
         let Some((mut soft, decision)) = self.control.decision(self.now_ms, self.scope()) else {
             return false;
         };
-        if let Some(levelling) = decision.levelling {
-            soft.levelling = levelling;
-        }
+        soft.observe_decision(decision.levelling, decision.load_watch);
         let control = self.control();
         control.soft = soft;
         control.proposals = decision.commands.into();

@@ -8,7 +8,7 @@ use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, Plan};
 
 use crate::metadata::{Metadata, NodeRow, Rejection, RejectionCode, ShardRow};
-use crate::placement::{self, PlanOptions};
+use crate::placement::{self, LoadMoves, PlanOptions};
 use crate::soft::Soft;
 
 /// Most shards, and most nodes of a kind, that a refusal lists.
@@ -24,8 +24,11 @@ pub(super) fn plan(state: &Metadata, soft: &Soft, node: &NodeId, now_ms: u64) ->
         return Err(Rejection { code: RejectionCode::NotFound, detail });
     }
     let policy = state.policy();
-    let options =
-        PlanOptions { assume_draining: Some(node.clone()), ..PlanOptions::for_operator(now_ms, policy) };
+    let options = PlanOptions {
+        assume_draining: Some(node.clone()),
+        load: LoadMoves::Watched,
+        ..PlanOptions::for_operator(now_ms, policy)
+    };
     let plan = placement::plan(state, soft, policy, &options);
     let leaving = plan.moves.iter().filter(|step| step.from.as_ref() == Some(node)).map(|step| step.shard);
     let leaving: BTreeSet<ShardId> = leaving.collect();

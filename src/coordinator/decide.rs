@@ -6,9 +6,10 @@ use ruvector_cluster_client::ids::{NodeId, Revision, ShardId};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Move};
 
 use super::verdicts::Verdicts;
+use crate::load::LoadWatch;
 use crate::metadata::{Change, Command, MAX_BATCH, Metadata, NewMigration, NodeRow};
 use crate::migration::{self, Parties, Slots, Turn};
-use crate::placement::{PlanOptions, Planned, Purpose, planned};
+use crate::placement::{LoadMoves, PlanOptions, Planned, Purpose, planned};
 use crate::soft::{Now, Soft};
 
 /// Most bytes that the changes of one command are taken to have (DESIGN.md section 7, "Batches").
@@ -57,6 +58,8 @@ pub struct Decision {
     pub commands: Vec<Command>,
     /// For [`Soft::levelling`]; none where it was not looked at.
     pub levelling: Option<bool>,
+    /// For [`Soft::load_watch`]; none where it was not looked at.
+    pub load_watch: Option<LoadWatch>,
 }
 
 /// Decides. Pure: the same state, soft state and time give the same commands; and none, once nothing is to be done.
@@ -70,7 +73,7 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
         changes.extend(verdicts.changes(metadata, soft, now));
         changes.extend(migration::steps(&verdicts.answering(metadata), soft, now));
     }
-    let mut levelling = None;
+    let (mut levelling, mut load_watch) = (None, None);
     if scope.has_patient() {
         // Log time may be ahead of this leader's clock.
         let now_ms = now.wall_ms.max(metadata.log_time_ms());
@@ -79,8 +82,9 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
         let may_assign = is_settled(metadata, founded.settings.heartbeat_interval_ms, now_ms);
         let may_migrate = !metadata.paused() && !Slots::wanted(metadata, soft, now).is_full();
         if may_assign || may_migrate {
-            let planned = plan(metadata, soft, now_ms);
+            let planned = plan(metadata, soft, now);
             levelling = Some(planned.is_levelling);
+            load_watch = watched(metadata, soft, &planned, now);
             if may_assign {
                 changes.extend(assignments(metadata, &planned));
             }
@@ -89,17 +93,27 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
             }
         }
     }
-    Decision { commands: batches(changes), levelling }
+    Decision { commands: batches(changes), levelling, load_watch }
 }
 
-fn plan(metadata: &Metadata, soft: &Soft, now_ms: u64) -> Planned {
-    planned(metadata, soft, metadata.policy(), &plan_options(metadata, soft, now_ms))
+fn plan(metadata: &Metadata, soft: &Soft, now: Now) -> Planned {
+    planned(metadata, soft, metadata.policy(), &plan_options(metadata, soft, now))
 }
 
 /// What the coordinator's own plan is made by.
-pub(super) fn plan_options(metadata: &Metadata, soft: &Soft, now_ms: u64) -> PlanOptions {
+pub(super) fn plan_options(metadata: &Metadata, soft: &Soft, now: Now) -> PlanOptions {
+    let now_ms = now.wall_ms.max(metadata.log_time_ms());
     let purpose = Purpose::Automatic { levelling: soft.levelling };
-    PlanOptions { purpose, ..PlanOptions::for_operator(now_ms, metadata.policy()) }
+    let load = if soft.load_watch.may_level(now.boot_ms) { LoadMoves::Settled } else { LoadMoves::Watched };
+    PlanOptions { purpose, load, ..PlanOptions::for_operator(now_ms, metadata.policy()) }
+}
+
+/// The watch of load after this plan. While something is on its way, levelling has not come to its end.
+fn watched(metadata: &Metadata, soft: &Soft, planned: &Planned, now: Now) -> Option<LoadWatch> {
+    let is_uneven = planned.is_load_uneven?;
+    let is_under_way =
+        soft.load_watch.may_level(now.boot_ms) && metadata.active_migrations().next().is_some();
+    Some(soft.load_watch.seen(is_uneven || is_under_way, now.boot_ms))
 }
 
 /// Drains that are complete and maintenances that are over.
@@ -181,7 +195,8 @@ pub(super) fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, no
     let is_moving = planned.plan.moves.iter().any(|step| copies(step.kind))
         || metadata.active_migrations().any(|row| copies(row.kind));
     let mut changes = Vec::new();
-    for (place, step) in planned.plan.moves.iter().enumerate() {
+    let (moves, for_load) = planned.plan.moves.split_at(planned.plan.moves.len() - planned.for_load);
+    for (place, step) in moves.iter().enumerate() {
         if slots.is_full() {
             break;
         }
@@ -193,6 +208,43 @@ pub(super) fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, no
         if is_first && !waits && !is_held {
             let turn = if is_forced { Turn::QueueAhead } else { Turn::Queue };
             changes.extend(migrate(metadata, step, turn, &mut slots));
+        }
+    }
+    let is_free = |step: &Move| {
+        let waits = waits.get(&step.shard).is_some_and(|until_ms| now_ms < *until_ms);
+        !waits && !cooling.is_cooling(step.shard, step.kind, now_ms)
+    };
+    changes.extend(for_load_migrations(metadata, for_load, slots, is_free));
+    changes
+}
+
+/// Whether `second` is what comes back for `first`.
+pub(super) fn comes_back(first: &Move, second: &Move) -> bool {
+    second.kind == first.kind && second.from == first.to && second.to == first.from
+}
+
+/// Those of the moves for load that find free slots; both halves of an exchange or none, since one alone would leave copies or
+/// primaries uneven by number.
+fn for_load_migrations(
+    metadata: &Metadata,
+    mut moves: &[Move],
+    mut slots: Slots<'_>,
+    is_free: impl Fn(&Move) -> bool,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while let Some(first) = moves.first() {
+        let halves = 1 + usize::from(moves.get(1).is_some_and(|second| comes_back(first, second)));
+        let (exchange, rest) = moves.split_at(halves);
+        moves = rest;
+        let mut taken = slots.clone();
+        let turns = [Turn::Queue, Turn::QueueToo];
+        let migrations = exchange
+            .iter()
+            .zip(turns)
+            .map(|(step, turn)| migrate(metadata, step, turn, &mut taken).filter(|_| is_free(step)));
+        if let Some(migrations) = migrations.collect::<Option<Vec<_>>>() {
+            changes.extend(migrations);
+            slots = taken;
         }
     }
     changes

@@ -228,6 +228,7 @@ pub fn observe_heartbeat(
         return Err(HeartbeatError::StaleIncarnation { current: row.incarnation });
     }
     let want_all = soft.observe_heartbeat(node, request, received.wall_ms);
+    soft.observe_load(metadata, node, received.boot_ms);
     let beat = Beat {
         node,
         incarnation: request.incarnation,

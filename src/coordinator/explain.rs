@@ -7,11 +7,11 @@ use ruvector_cluster_client::wire::{
     Explanation, MigrationKind, Move, PendingMigration, Phase, Reason, ShardStatus,
 };
 
-use super::decide::{is_settled, migrations, plan_options};
+use super::decide::{comes_back, is_settled, migrations, plan_options};
 use crate::metadata::view::time;
 use crate::metadata::{Change, Metadata, MigrationRow, ShardRow};
 use crate::migration::{self, Lacking, Parties, Slots, Turn};
-use crate::placement::{self, Explained};
+use crate::placement::{self, Explained, Planned};
 use crate::soft::{Now, Soft};
 
 /// Explains `shard` by the plan that the coordinator would make now; none where there is
@@ -21,7 +21,7 @@ pub fn explain(metadata: &Metadata, soft: Option<&Soft>, now: Now, shard: ShardI
     let now_ms = now.wall_ms.max(metadata.log_time_ms());
     let nothing = Soft::default();
     let heard = soft.unwrap_or(&nothing);
-    let options = plan_options(metadata, heard, now_ms);
+    let options = plan_options(metadata, heard, now);
     let explained = placement::explain(metadata, heard, metadata.policy(), &options, shard)?;
     let pending = row.migration.and_then(|id| metadata.migration(id));
     let case = Case { metadata, heard, row, pending, explained: &explained, now, now_ms };
@@ -138,13 +138,40 @@ impl Case<'_> {
         if waits.len() > before {
             return;
         }
-        if first.kind == MigrationKind::Promote && !is_forced {
+        if let Some(other) = self.exchanged_for(others) {
+            let detail = format!(
+                "it is exchanged with shard {other} for load, and both begin together: that one waits"
+            );
+            waits.push(reason("exchange", detail));
+            return;
+        }
+        let is_for_load = others >= planned.plan.moves.len().saturating_sub(planned.for_load);
+        if first.kind == MigrationKind::Promote && !is_forced && !is_for_load {
             let detail = "primaries are evened out once no copy is on its way any more";
             waits.push(reason("copies_first", detail));
         } else {
             let detail = format!("{others} planned moves come before it, and take the slots that are free");
             waits.push(reason("moves_first", detail));
         }
+    }
+
+    /// The shard that goes the other way, where the move at `place` is half of an exchange.
+    fn exchanged_for(&self, place: usize) -> Option<ShardId> {
+        let Planned { plan, for_load, .. } = &self.explained.planned;
+        let mut moves = &plan.moves[plan.moves.len().saturating_sub(*for_load)..];
+        let own = plan.moves.get(place)?;
+        while let [first, rest @ ..] = moves {
+            let Some(second) = rest.first().filter(|second| comes_back(first, second)) else {
+                moves = rest;
+                continue;
+            };
+            match own.shard {
+                shard if shard == first.shard => return Some(second.shard),
+                shard if shard == second.shard => return Some(first.shard),
+                _ => moves = &rest[1..],
+            }
+        }
+        None
     }
 
     fn summary(&self, waits: &[Reason]) -> String {

@@ -2,6 +2,7 @@
 
 mod cool_down;
 mod day;
+mod load;
 mod moved_on;
 mod resume;
 mod throttle;

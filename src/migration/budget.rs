@@ -86,6 +86,7 @@ impl Budget {
             // What is in doubt is settled while it is queued.
             Turn::Queue if is_doubtful => !self.has_queued,
             Turn::Queue => is_free,
+            Turn::QueueToo => true,
             Turn::QueueAhead => !self.has_queued || (is_free && !is_doubtful),
         };
         let from_ms = (!is_free).then_some(from_ms);

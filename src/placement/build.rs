@@ -94,7 +94,7 @@ fn index(nodes: &[NodeId], node: &NodeId) -> Option<NodeIndex> {
 }
 
 /// The place of a shard among all. They are numbered from 0, nearly always without a gap.
-fn place_of(ids: &[ShardId], id: ShardId) -> Option<usize> {
+pub(crate) fn place_of(ids: &[ShardId], id: ShardId) -> Option<usize> {
     let has_gaps = ids.last().is_some_and(|last| last.0 as usize >= ids.len());
     let place = id.0 as usize;
     if has_gaps { ids.binary_search(&id).ok() } else { Some(place).filter(|place| *place < ids.len()) }

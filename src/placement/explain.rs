@@ -7,6 +7,7 @@
 //! Costs one plan, and a look at every node.
 
 mod copies;
+mod on_load;
 
 use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{
@@ -14,7 +15,7 @@ use ruvector_cluster_client::wire::{
 };
 
 use super::layout::{Counting, Crowd, Layout};
-use super::plan::{Drawn, PlanOptions, Planned};
+use super::plan::{Drawn, LoadMoves, PlanOptions, Planned};
 use super::problem::{Action, NodeIndex, Step};
 use super::shares::Shares;
 use super::standing::{Places, Standing, standing};
@@ -79,6 +80,8 @@ struct Case<'a> {
     steps: Vec<Step>,
     /// Shares of copies; none where the strategy has none.
     shares: Option<Shares>,
+    /// What the plan does about load.
+    load: LoadMoves,
 }
 
 impl<'a> Case<'a> {
@@ -104,6 +107,7 @@ impl<'a> Case<'a> {
             row,
             steps: solution.steps.iter().filter(|step| step.shard == shard).copied().collect(),
             shares,
+            load: options.load,
         }
     }
 
@@ -240,6 +244,7 @@ impl<'a> Case<'a> {
                 at(until_ms)
             ),
         }));
+        waits.extend(self.on_load());
         waits
     }
 }

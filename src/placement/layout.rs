@@ -40,6 +40,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) primaries: Vec<u64>,
     /// Idle copies that are to go.
     pub(crate) dropped: Vec<(usize, NodeIndex)>,
+    /// Shards that were changed for their load and for nothing else, in the order of the changes.
+    pub(crate) for_load: Vec<usize>,
     /// Bytes that each node may take; none when unlimited.
     free_bytes: Vec<Option<u64>>,
     /// Shards that get their first copies here.
@@ -70,6 +72,7 @@ impl<'a> Layout<'a> {
             count,
             primaries,
             dropped: Vec::new(),
+            for_load: Vec::new(),
             free_bytes: problem.nodes.iter().map(|node| node.free_bytes).collect(),
             new,
             touched: Vec::new(),
@@ -239,6 +242,12 @@ impl<'a> Layout<'a> {
     /// Whether the shard's primary is on `node`.
     pub(crate) fn leads(&self, shard: usize, node: NodeIndex) -> bool {
         self.copies[shard].first().is_some_and(|copy| copy.node == node)
+    }
+
+    /// Whether every copy stands where it stood, and leads where it led.
+    pub(crate) fn is_as_before(&self) -> bool {
+        let is_unchanged = |shard: &usize| self.copies[*shard] == self.problem.shards[*shard].copies;
+        self.dropped.is_empty() && self.touched.iter().all(is_unchanged)
     }
 
     /// Shards that were changed, in the order in which that began.

@@ -7,8 +7,10 @@ use ruvector_cluster_client::wire::{Balance, MigrationKind, Move, Plan, Rebalanc
 
 use super::build::{Built, Source};
 use super::hashed::Orders;
+use super::level_load::LoadLevelling;
+use super::loads::Loads;
 use super::problem::{Action, Problem, Step, Tolerance, Why};
-use super::solve::{Levelling, Solution, solve, solve_by_orders};
+use super::solve::{Levelling, OnLoad, Solution, solve_by_orders, solve_with_load};
 use super::words::Words;
 use crate::metadata::Metadata;
 use crate::soft::Soft;
@@ -26,6 +28,17 @@ pub enum Purpose {
         /// Levelling began and has not reached its stopping threshold.
         levelling: bool,
     },
+}
+
+/// What a plan does about load that lies unevenly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadMoves {
+    /// Nothing: it is only told whether load is beyond the starting threshold.
+    Watched,
+    /// Levelled to the stopping threshold where nothing else is to be done, by shards that have not moved lately.
+    Settled,
+    /// Levelled to the stopping threshold after all else, whatever has moved lately.
+    All,
 }
 
 /// How far a plan goes.
@@ -46,6 +59,8 @@ pub struct PlanOptions {
     pub purpose: Purpose,
     /// How copies are placed.
     pub strategy: Strategy,
+    /// What it does about load. The hashed strategies do nothing.
+    pub load: LoadMoves,
     /// Which of the moves.
     pub extent: Extent,
     /// At most so many moves of these; those that restore a rule come first.
@@ -61,9 +76,21 @@ impl PlanOptions {
             now_ms,
             purpose: Purpose::Operator,
             strategy: policy.strategy,
+            load: LoadMoves::All,
             extent: Extent::Whole,
             max_moves: None,
             assume_draining: None,
+        }
+    }
+
+    fn on_load<'a>(&self, policy: &RebalancePolicy, loads: Option<&'a Loads>, of: Levelling) -> OnLoad<'a> {
+        let Some(loads) = loads else { return OnLoad::Idle };
+        let watched = by_policy(policy, loads, of.stop);
+        let levelled = LoadLevelling { start: watched.stop, ..watched };
+        match self.load {
+            LoadMoves::Watched => OnLoad::Watch(watched),
+            LoadMoves::Settled => OnLoad::Level(levelled),
+            LoadMoves::All => OnLoad::LevelToo(levelled),
         }
     }
 
@@ -81,6 +108,23 @@ impl PlanOptions {
     }
 }
 
+/// What load levelling goes by: it keeps what is even by number as even as `upto` has it.
+pub(crate) fn by_policy<'a>(
+    policy: &RebalancePolicy,
+    loads: &'a Loads,
+    upto: Tolerance,
+) -> LoadLevelling<'a> {
+    let within = |value: Thousandths| value.0.max(1_000);
+    let stop = within(policy.stop_imbalance.min(policy.start_imbalance));
+    LoadLevelling {
+        loads,
+        start: within(policy.start_imbalance),
+        stop,
+        hot_factor: policy.hot_factor.0,
+        upto: upto.upto_thousandths,
+    }
+}
+
 /// A plan, and the first copies of shards that have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
@@ -92,6 +136,11 @@ pub struct Planned {
     pub is_levelling: bool,
     /// How many of the moves, from the front, restore a rule.
     pub forced: usize,
+    /// How many of the moves, from the back, level load.
+    pub for_load: usize,
+    /// Watched: whether load is beyond the starting threshold. Else whether something is done about it. None where something
+    /// else comes first.
+    pub is_load_uneven: Option<bool>,
 }
 
 /// The plan from this state. Pure; the same state gives the same plan.
@@ -111,6 +160,8 @@ pub(super) struct Drawn {
     pub(super) solution: Solution,
     /// None where nothing is levelled.
     pub(super) levelling: Option<Levelling>,
+    /// None while no shard has any load.
+    pub(super) loads: Option<Loads>,
 }
 
 impl Drawn {
@@ -127,11 +178,17 @@ impl Drawn {
         let orders = levelling.and_then(|_| {
             Orders::of(&built.problem, &built.nodes, &joined_ms, &built.shards, options.strategy)
         });
+        let loads = Loads::of(&built.problem, &built.nodes, &built.shards, soft);
+        let loads = match options.load {
+            LoadMoves::Settled => loads.map(|loads| loads.resting(metadata, &built.shards, options.now_ms)),
+            LoadMoves::Watched | LoadMoves::All => loads,
+        };
+        let on_load = levelling.map_or(OnLoad::Nothing, |upto| options.on_load(policy, loads.as_ref(), upto));
         let solution = match &orders {
             Some(orders) => solve_by_orders(&built.problem, orders),
-            None => solve(&built.problem, levelling),
+            None => solve_with_load(&built.problem, levelling, on_load),
         };
-        Self { built, solution, levelling }
+        Self { built, solution, levelling, loads }
     }
 
     pub(super) fn told(
@@ -162,7 +219,15 @@ impl Drawn {
                 infeasible: words.infeasible(solution, most),
             },
             assigned: assigned.collect(),
-            is_levelling: steps.iter().any(|step| !step.why.is_forced()),
+            is_levelling: steps.iter().any(|step| !step.why.is_forced() && step.why != Why::LevelLoad),
+            for_load: steps.iter().rev().take_while(|step| step.why == Why::LevelLoad).count(),
+            is_load_uneven: match options.load {
+                LoadMoves::Watched => solution.is_load_uneven,
+                LoadMoves::Settled | LoadMoves::All => {
+                    let is_levelled = steps.iter().any(|step| step.why == Why::LevelLoad);
+                    solution.is_load_uneven.map(|_| is_levelled)
+                }
+            },
             forced: steps.iter().take_while(|step| step.why.is_forced()).count(),
         }
     }
@@ -244,6 +309,7 @@ impl Why {
             Self::Surplus => "there are more copies than wanted",
             Self::Level => "copies lie unevenly",
             Self::LevelPrimaries => "primaries lie unevenly",
+            Self::LevelLoad => "load lies unevenly over the nodes",
         }
     }
 }

@@ -210,6 +210,8 @@ pub(crate) enum Why {
     Level,
     /// Primaries lie unevenly.
     LevelPrimaries,
+    /// The node that gives carries more load than its share; or, of an exchange, what comes back.
+    LevelLoad,
 }
 
 impl Why {

@@ -5,6 +5,7 @@ use super::forced::{self, Unplaced};
 use super::hashed::{self, Orders};
 use super::layout::Layout;
 use super::level::{Targets, level_copies};
+use super::level_load::{LoadLevelling, is_uneven, level_load};
 use super::primaries::{self, level_primaries};
 use super::problem::{Blocked, Problem, ShardUse, Step, Tolerance};
 use super::shares::Shares;
@@ -28,6 +29,21 @@ impl Levelling {
     pub(crate) const FULL: Self = Self { start: Tolerance::NONE, stop: Tolerance::NONE };
 }
 
+/// What is done about load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OnLoad<'a> {
+    /// Nothing.
+    Nothing,
+    /// There is none, so that it lies evenly.
+    Idle,
+    /// Told whether it is uneven, where nothing else is to be done.
+    Watch(LoadLevelling<'a>),
+    /// Levelled, where nothing else is to be done.
+    Level(LoadLevelling<'a>),
+    /// Levelled after all else, by shards that are not changed for anything else.
+    LevelToo(LoadLevelling<'a>),
+}
+
 /// A problem solved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Solution {
@@ -45,6 +61,8 @@ pub(crate) struct Solution {
     pub(crate) left_bytes: Vec<Option<u64>>,
     /// What copies and primaries were measured by; none where nothing is levelled.
     pub(crate) measure: Option<Measure>,
+    /// Whether load is uneven by the starting threshold; not looked at where something else is uneven.
+    pub(crate) is_load_uneven: Option<bool>,
 }
 
 /// What a plan measures nodes by.
@@ -72,7 +90,17 @@ pub(crate) fn solve_by_orders(problem: &Problem, orders: &Orders<'_>) -> Solutio
 }
 
 /// Solves `problem`; without `levelling` only rules are restored.
+#[cfg(test)]
 pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution {
+    solve_with_load(problem, levelling, OnLoad::Nothing)
+}
+
+/// The same, and what is to be done about load.
+pub(crate) fn solve_with_load(
+    problem: &Problem,
+    levelling: Option<Levelling>,
+    on_load: OnLoad<'_>,
+) -> Solution {
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let mut unplaced = forced::force(&mut layout);
@@ -94,7 +122,20 @@ pub(crate) fn solve(problem: &Problem, levelling: Option<Levelling>) -> Solution
         (!targets.are_missed(&layout)).then_some(targets.marks)
     });
     let lower_bound = lower_bound(&layout, &before, marks.as_deref());
-    told(layout, before, measure, lower_bound, unplaced)
+    let is_settled = layout.is_as_before();
+    let is_load_uneven = match on_load {
+        OnLoad::Idle => Some(false),
+        OnLoad::Watch(of) if is_settled => Some(is_uneven(&layout, &of)),
+        OnLoad::Level(of) if is_settled => Some(is_uneven(&layout, &of)),
+        OnLoad::Nothing | OnLoad::Watch(_) | OnLoad::Level(_) | OnLoad::LevelToo(_) => None,
+    };
+    match on_load {
+        OnLoad::Level(of) if is_settled => level_load(&mut layout, &of),
+        OnLoad::LevelToo(of) => level_load(&mut layout, &of),
+        OnLoad::Nothing | OnLoad::Idle | OnLoad::Watch(_) | OnLoad::Level(_) => {}
+    }
+    let solution = told(layout, before, measure, lower_bound, unplaced);
+    Solution { is_load_uneven, ..solution }
 }
 
 /// Levels copies where that may begin. Answers the shares that they are measured by, and whether it began.
@@ -134,5 +175,5 @@ fn told(
         assigned.map(|id| (id, layout.copies[id].iter().map(|copy| copy.node).collect())).collect();
     let steps = steps(&layout, &before, measure.as_ref().map(|measure| &measure.copies));
     let left_bytes = layout.free_bytes().to_vec();
-    Solution { steps, assigned, before, lower_bound, unplaced, left_bytes, measure }
+    Solution { steps, assigned, before, lower_bound, unplaced, left_bytes, measure, is_load_uneven: None }
 }

@@ -1,6 +1,7 @@
 //! The solver on small and random problems: rules kept, fewest moves, stable under repetition and order.
 
 mod hashing;
+mod load;
 mod oracle;
 mod promises;
 mod quality;

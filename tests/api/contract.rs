@@ -213,6 +213,8 @@ async fn rebalancing(served: &Served) {
     let planned = call(api, "POST", "/v1/rebalance", Some(json!({"max_moves": 1})), 202).await;
     has(&planned, "", PLAN);
 
+    has(&get(served, "/v1/hotspots").await, "", "shards nodes");
+
     let policy = get(served, "/v1/rebalance/policy").await;
     has(&policy, "", POLICY);
     let tag = policy.header("etag").unwrap();

@@ -10,6 +10,7 @@ mod bad_input;
 mod contract;
 mod drains;
 mod explain;
+mod hotspots;
 mod operating;
 mod process;
 mod repeats;

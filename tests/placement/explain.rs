@@ -240,7 +240,7 @@ fn a_copy_that_waits_for_the_throttle_says_until_about_when() {
     cluster.shards.iter_mut().for_each(|shard| shard.size_bytes = 10_000);
     cluster.set_condition(0, Condition::Draining);
     let mut world = World::of(&cluster);
-    world.policy(|policy| policy.max_bytes_per_s = 1_000);
+    world.policy(|policy| (policy.max_bytes_per_s, policy.max_out_per_node) = (1_000, 16));
     world.queue_next(0);
     let row = world.metadata.active_migrations().next().unwrap();
     let start =

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ruvector_cluster::client::ids::{Incarnation, NodeId, Revision, ShardId};
+use ruvector_cluster::client::ids::{Incarnation, NodeId, Revision, ShardId, Thousandths};
 use ruvector_cluster::client::wire::{
     Assignment, AssignmentsResponse, HeartbeatRequest, HeartbeatResponse, HeldShard, InSyncMember,
     InSyncProposal, NodeAddr, Phase, RegisterResponse, Report, ReportsRequest, ReportsResponse, Role,
@@ -28,6 +28,8 @@ struct State {
     installed: Revision,
     held: BTreeSet<ShardId>,
     is_silent: bool,
+    /// Reads and writes a second, in thousandths, that it tells of the shards that it leads.
+    load: BTreeMap<ShardId, (u64, u64)>,
 }
 
 /// A data node without a process.
@@ -83,6 +85,12 @@ impl ScriptedNode {
         self.speaker.state.lock().unwrap().is_silent = false;
     }
 
+    /// From now on it tells so many thousandths of a read and of a write a second of these shards, while it leads them.
+    #[allow(dead_code, reason = "not every test binary that shares this file has load")]
+    pub fn tell_load(&self, load: BTreeMap<ShardId, (u64, u64)>) {
+        self.speaker.state.lock().unwrap().load = load;
+    }
+
     /// Sends reports past its own judgement.
     ///
     /// # Errors
@@ -110,7 +118,14 @@ impl Speaker {
                 if state.is_silent {
                     continue;
                 }
-                let held = |id: &ShardId| HeldShard { id: *id, ..HeldShard::default() };
+                let leads =
+                    |id: &ShardId| state.assigned.get(id).is_some_and(|one| one.role == Role::Primary);
+                let held = |id: &ShardId| {
+                    let (reads, writes) =
+                        state.load.get(id).filter(|_| leads(id)).copied().unwrap_or_default();
+                    let (reads_per_s, writes_per_s) = (Thousandths(reads), Thousandths(writes));
+                    HeldShard { id: *id, reads_per_s, writes_per_s, ..HeldShard::default() }
+                };
                 HeartbeatRequest {
                     incarnation: state.incarnation,
                     installed_revision: state.installed,

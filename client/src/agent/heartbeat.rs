@@ -15,7 +15,8 @@ const FULL_EVERY_MS: u64 = 60_000;
 /// What the control nodes know of this node's copies.
 #[derive(Default)]
 struct Told {
-    copies: BTreeMap<ShardId, HeldShard>,
+    /// By copy; none where a heartbeat that said something of it was not answered.
+    copies: BTreeMap<ShardId, Option<HeldShard>>,
     full_at: Option<Instant>,
     want_all: bool,
 }
@@ -42,8 +43,14 @@ impl Session<'_> {
         let full = told.want_all
             || told.full_at.is_none_or(|at| at.elapsed() >= Duration::from_millis(FULL_EVERY_MS))
             || told.copies.keys().any(|shard| now.binary_search_by_key(shard, |held| held.id).is_err());
-        let shards =
-            now.iter().filter(|held| full || told.copies.get(&held.id) != Some(held)).copied().collect();
+        let shards: Vec<HeldShard> = now
+            .iter()
+            .filter(|held| full || told.copies.get(&held.id) != Some(&Some(**held)))
+            .copied()
+            .collect();
+        // Whether this is heard is not known until it is answered: what it says is said again until then, even where it goes
+        // back to what was said before, as a rate does that falls.
+        shards.iter().for_each(|held| told.unsure(held.id));
         let installed = self.installer.revision();
         let request = HeartbeatRequest {
             incarnation: self.incarnation,
@@ -94,11 +101,17 @@ impl Session<'_> {
 }
 
 impl Told {
+    fn unsure(&mut self, shard: ShardId) {
+        if let Some(known) = self.copies.get_mut(&shard) {
+            *known = None;
+        }
+    }
+
     fn note(&mut self, sent: Vec<HeldShard>, full: bool, want_all: bool) {
         if full {
             self.full_at = Some(Instant::now());
         }
-        self.copies = sent.into_iter().map(|held| (held.id, held)).collect();
+        self.copies = sent.into_iter().map(|held| (held.id, Some(held))).collect();
         self.want_all = want_all;
     }
 }

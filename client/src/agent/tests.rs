@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::control::ControlOptions;
 use crate::control::scripted::{Asked, Say, Scripted, problem};
-use crate::ids::Epoch;
+use crate::ids::{Epoch, Thousandths};
 use crate::wire::{AssignmentsResponse, HeartbeatRequest, HeartbeatResponse, ReportsRequest, Role};
 
 /// A boot clock that stands still unless told.
@@ -32,11 +32,15 @@ struct Control {
     published: AtomicU64,
     /// Registrations that get no answer but 503, then one that is refused.
     failing: AtomicU64,
+    /// Heartbeats get no answer but 503 while it is not 0.
+    deaf: AtomicU64,
 }
 
 #[derive(Default)]
 struct Host {
     generation: AtomicU64,
+    /// Thousandths a second of its one copy.
+    reads: AtomicU64,
     begun: Mutex<Vec<u64>>,
     installed: Mutex<Vec<AssignmentUpdate>>,
     results: Mutex<Vec<(Report, ReportResult)>>,
@@ -65,7 +69,8 @@ impl ShardHost for Host {
         Ok(())
     }
     fn held(&self) -> Vec<HeldShard> {
-        vec![HeldShard { id: ShardId(3), epoch: Epoch(1), position: 9, ..HeldShard::default() }]
+        let reads_per_s = Thousandths(self.reads.load(Ordering::SeqCst));
+        vec![HeldShard { id: ShardId(3), epoch: Epoch(1), position: 9, reads_per_s, ..HeldShard::default() }]
     }
     fn disk_free_bytes(&self) -> Option<u64> {
         None
@@ -123,6 +128,9 @@ impl Control {
         let request: HeartbeatRequest = serde_json::from_str(&asked.body).unwrap();
         if request.incarnation != Incarnation(incarnation) {
             return problem(409, "stale_incarnation");
+        }
+        if self.deaf.load(Ordering::SeqCst) > 0 {
+            return problem(503, "no_leader");
         }
         let answer = HeartbeatResponse {
             lease_ms: 1_000,
@@ -241,6 +249,30 @@ async fn heartbeats_after_the_first_name_only_what_changed() {
     assert!(!beats()[0].partial);
     assert_eq!(beats()[0].shards.len(), 1);
     assert!(beats()[2].partial && beats()[2].shards.is_empty());
+}
+
+/// A control node may have taken in a heartbeat whose answer was lost. The rate that it told stayed for up to a minute, since the one
+/// before was taken for what the control nodes know.
+#[tokio::test]
+async fn what_a_heartbeat_without_an_answer_said_is_taken_back() {
+    let rig = rig().await;
+    until("a lease", || rig.lease.runs()).await;
+    let told = || -> Vec<u64> {
+        let asked = rig.node.asked();
+        let beats = asked.iter().filter(|asked| asked.target.ends_with("/heartbeat"));
+        let beats = beats.map(|asked| serde_json::from_str::<HeartbeatRequest>(&asked.body).unwrap());
+        beats.flat_map(|beat| beat.shards).map(|held| held.reads_per_s.0).collect()
+    };
+    until("the first list", || told() == [0]).await;
+    rig.control.deaf.store(1, Ordering::SeqCst);
+    rig.host.reads.store(5_000, Ordering::SeqCst);
+    until("a rate", || told().last() == Some(&5_000)).await;
+    rig.host.reads.store(0, Ordering::SeqCst);
+    until("its fall", || told().last() == Some(&0)).await;
+    rig.control.deaf.store(0, Ordering::SeqCst);
+    let beats = rig.node.asked().len();
+    until("more heartbeats", || rig.node.asked().len() > beats + 4).await;
+    assert_eq!(told().last(), Some(&0));
 }
 
 #[tokio::test]

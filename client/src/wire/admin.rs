@@ -142,6 +142,43 @@ pub struct Plan {
     pub infeasible: Vec<Infeasible>,
 }
 
+/// `GET /v1/hotspots`: what carries more load than its share, the hottest first. All of it is soft.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hotspots {
+    /// Shards from the policy's `hot_factor` on.
+    pub shards: Vec<HotShard>,
+    /// Nodes from the policy's `start_imbalance` on.
+    pub nodes: Vec<HotNode>,
+}
+
+/// A hot shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotShard {
+    /// The shard.
+    pub id: ShardId,
+    /// Its primary.
+    pub primary: Option<NodeId>,
+    /// Reads and writes a second at its primary, of each the lower of two averages.
+    pub load: Thousandths,
+    /// Over the mean of all shards.
+    pub factor: Thousandths,
+    /// What is done about it, or what can be.
+    pub advice: String,
+}
+
+/// A hot node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotNode {
+    /// The node.
+    pub id: NodeId,
+    /// Reads of its primaries and writes of all its copies, a second.
+    pub load: Thousandths,
+    /// Over the mean of all nodes, by capacity.
+    pub factor: Thousandths,
+    /// What is done about it, or what can be.
+    pub advice: String,
+}
+
 /// `POST /v1/nodes/{id}/drain`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::{Leading, Planner, Shared, aside};
 use crate::coordinator::decide::{Decision, Scope, decide, still_meant};
+use crate::load::LoadWatch;
 use crate::metadata::{Answer, COMMAND_VERSION, Change, Command, Envelope, Metadata, Outcome, Rejection};
 use crate::soft::{Now, Soft};
 
@@ -56,6 +57,12 @@ struct Planning {
     began: Instant,
     base: Revision,
     decision: Pin<Box<dyn Future<Output = Result<Decision, JoinError>> + Send>>,
+}
+
+/// What a decision leaves for the next one's soft state.
+struct Learnt {
+    levelling: Option<bool>,
+    load_watch: Option<LoadWatch>,
 }
 
 /// What can wait, between two looks at the whole.
@@ -94,7 +101,7 @@ impl Patience {
     }
 
     /// Returns once what is being decided is; never while nothing is. To drop the wait loses nothing.
-    async fn decided(&mut self) -> Option<bool> {
+    async fn decided(&mut self) -> Learnt {
         let Some(planning) = &mut self.planning else { return std::future::pending().await };
         let decided = planning.decision.as_mut().await;
         let (began, base) = (planning.began, planning.base);
@@ -105,7 +112,7 @@ impl Patience {
                 self.not_before = began + WHOLE_AFTER.max(took * 10);
                 self.by = began + WHOLE_EVERY.max(took * 10);
                 (self.base, self.waiting) = (base, decision.commands.into());
-                decision.levelling
+                Learnt { levelling: decision.levelling, load_watch: decision.load_watch }
             }
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -181,7 +188,7 @@ impl Driver {
             let wake = wake.unwrap_or(round_began + WHOLE_EVERY).max(soonest);
             tokio::select! {
                 biased;
-                levelling = patience.decided() => self.note_levelling(leadership, levelling),
+                learnt = patience.decided() => self.note(leadership, learnt),
                 changed = published.changed() => if changed.is_err() { return },
                 () = self.shared.heard.notified() => patience.is_dirty = true,
                 () = sleep_until(wake) => {}
@@ -235,12 +242,10 @@ impl Driver {
         true
     }
 
-    fn note_levelling(&self, leadership: Leadership, levelling: Option<bool>) {
+    fn note(&self, leadership: Leadership, learnt: Learnt) {
         let mut leading = self.shared.leading();
-        if let (Some(levelling), Some(leading)) = (levelling, leading.as_mut())
-            && leading.leadership == leadership
-        {
-            leading.soft.levelling = levelling;
+        if let Some(leading) = leading.as_mut().filter(|leading| leading.leadership == leadership) {
+            leading.soft.observe_decision(learnt.levelling, learnt.load_watch);
         }
     }
 

@@ -317,7 +317,7 @@ async fn a_plan_that_outlasts_its_leadership_is_dropped() {
         || Command::Coordinate { changes: vec![Change::Drained { node: NodeId::new("x").unwrap() }] };
     let planner = gate.before(move |_, _, _| {
         let is_first = std::mem::replace(&mut *is_first.lock().unwrap(), false);
-        Decision { commands: is_first.then(wanted).into_iter().collect(), levelling: None }
+        Decision { commands: is_first.then(wanted).into_iter().collect(), ..Decision::default() }
     });
     gate.hold(true);
     let (alone, coordinator, shutdown) = Alone::start_with(60_000, planner);
@@ -339,7 +339,11 @@ async fn a_plan_is_proposed_once_it_is_made() {
     let gate = Arc::new(Gate::default());
     let wanted =
         || Command::Coordinate { changes: vec![Change::Drained { node: NodeId::new("x").unwrap() }] };
-    let planner = gate.before(move |_, _, _| Decision { commands: vec![wanted()], levelling: Some(true) });
+    let planner = gate.before(move |_, _, _| Decision {
+        commands: vec![wanted()],
+        levelling: Some(true),
+        ..Decision::default()
+    });
     gate.hold(true);
     let (alone, coordinator, shutdown) = Alone::start_with(60_000, planner);
     alone.lead(Some(1));

@@ -57,7 +57,7 @@ fn a_shard_that_cools_down_says_until_when() {
         let told = explain(&world.metadata, Some(&world.soft), now, shard).unwrap();
         let Some(why) = told.waits.iter().find(|why| why.code == "cool_down") else { continue };
         assert_eq!(told.next[0].from, Some(id("d7")));
-        let moved = |row: &&MigrationRow| row.shard == shard && row.kind == MigrationKind::Move;
+        let moved = |row: &&MigrationRow| row.shard == shard && row.kind == told.next[0].kind;
         let ended_ms = world.metadata.migrations().filter(moved).map(|row| row.updated_ms).max().unwrap();
         let until = time(ended_ms + COOL_DOWN_MS).format("%H:%M:%SZ").to_string();
         assert!(why.detail.contains(&until), "{until} is not in: {}", why.detail);

@@ -178,6 +178,7 @@ impl Told {
             (id, HeldShard { id, epoch, position, filling, ..HeldShard::default() })
         });
         let said = SoftNode {
+            load: Default::default(),
             incarnation: self.metadata.node(&id(node)).unwrap().incarnation,
             last_heartbeat_wall_ms: 0,
             disk_free_bytes: None,

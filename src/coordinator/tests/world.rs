@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) sizes: BTreeMap<ShardId, u64>,
     /// Heartbeats list no copies.
     pub(super) tells_no_sizes: bool,
+    /// Reads and writes that the primaries of shards answer, thousandths a second.
+    pub(super) load: BTreeMap<ShardId, (u64, u64)>,
     index: u64,
     /// What the leader decided and was applied, in order.
     pub(super) decided: Vec<Change>,
@@ -57,6 +59,7 @@ impl World {
             now_ms: 1_000_000,
             sizes: BTreeMap::new(),
             tells_no_sizes: false,
+            load: BTreeMap::new(),
             index: 0,
             decided: Vec::new(),
             refused: Vec::new(),
@@ -193,7 +196,7 @@ impl World {
         self.soft.stop_granting(&self.metadata, self.now_ms);
         let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
         let decision = decide(&self.metadata, &self.soft, now, scope);
-        self.soft.levelling = decision.levelling.unwrap_or(self.soft.levelling);
+        self.soft.observe_decision(decision.levelling, decision.load_watch);
         let mut decided = 0;
         for command in decision.commands {
             let Command::Coordinate { changes } = command.clone() else { panic!("the leader coordinates") };
@@ -215,9 +218,16 @@ impl World {
     fn beat(&mut self, node: &NodeId) {
         let data = &self.nodes[node];
         let size_bytes = |shard| self.sizes.get(shard).copied().unwrap_or(10);
+        let leads = |shard| self.metadata.shard(shard).is_some_and(|row| row.primary.as_ref() == Some(node));
+        let load = |shard| self.load.get(&shard).filter(|_| leads(shard)).copied().unwrap_or_default();
         let told = data.held.iter().filter(|_| !self.tells_no_sizes);
-        let held =
-            told.map(|shard| HeldShard { id: *shard, size_bytes: size_bytes(shard), ..HeldShard::default() });
+        let held = told.map(|shard| HeldShard {
+            id: *shard,
+            size_bytes: size_bytes(shard),
+            reads_per_s: Thousandths(load(*shard).0),
+            writes_per_s: Thousandths(load(*shard).1),
+            ..HeldShard::default()
+        });
         let request = HeartbeatRequest {
             incarnation: data.incarnation,
             installed_revision: self.metadata.revision(),

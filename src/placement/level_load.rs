@@ -1,0 +1,340 @@
+//! Evens out load, after copies and primaries are even by number, and within what that leaves free.
+//!
+//! While the most loaded node carries more than the stopping threshold times its share, it gives load away, the cheapest means
+//! first: primaryships are handed over, which copies nothing; then copies go. Shards that are hot themselves go last, unless little comes of
+//! moving their neighbours away, which disturbs less. Where a node has no copy or primaryship to spare by number, one comes back in exchange.
+//!
+//! Let a plan's unevenness be the sum over nodes of load squared over weight, which is least where every node carries load by its
+//! weight. A change is made only where that falls by more than the change costs ([`HAND_OVER_COST`], [`COPY_COST`]). So it ends;
+//! no change is ever undone by a later one; and what noise could bring is not worth its cost. Besides, a shard is touched once in
+//! a plan at most, and never where the plan touches it for another reason, and a plan has at most [`MAX_STEPS`] such steps.
+//!
+//! Caveats: one change at a time, the best at hand: no optimum is promised. Among takers of copies only the least loaded are looked
+//! at. A shard that alone carries more than a node's share stays the node's excess.
+
+use super::bound::Marks;
+use super::layout::{Counting, Layout};
+use super::level::Targets;
+use super::loads::{ALL, Loads, NodeLoads};
+use super::problem::{NodeIndex, ShardUse};
+use super::shares::Shares;
+
+/// Most steps of one plan that level load; what is left comes with the next.
+pub(crate) const MAX_STEPS: usize = 64;
+
+/// Most nodes that are looked at in vain.
+const MAX_CLOSED: usize = 64;
+
+/// What a hand-over must bring, as a part of a node's mean share (of the load, over that of the capacity).
+const HAND_OVER_COST: i128 = 10_000;
+
+/// What a copying must bring.
+const COPY_COST: i128 = 1_000;
+
+/// A hot shard goes before its neighbours where that brings more than so many times as much: else they would all have to go.
+const HOT_WORTH: i128 = 4;
+
+/// Copies of a node that may leave it: the most loaded so many of each class.
+const GIVEN: usize = 48;
+
+/// Nodes that may take copies: the least loaded so many of all, and of the giver's rack, where the rule on racks never hinders.
+const TAKERS: (usize, usize) = (20, 8);
+
+/// Copies looked at on each side of the one that fits an exchange best.
+const LOOKED_AT: usize = 6;
+
+/// What to level, and how far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoadLevelling<'a> {
+    /// How loaded shards are.
+    pub(crate) loads: &'a Loads,
+    /// Nothing is levelled while no node carries more thousandths of its share.
+    pub(crate) start: u64,
+    /// Levelled until none does.
+    pub(crate) stop: u64,
+    /// A shard is hot from so many thousandths of the mean on.
+    pub(crate) hot_factor: u64,
+    /// How even copies and primaries stay by number, in thousandths.
+    pub(crate) upto: u64,
+}
+
+/// A change, and what it is worth beyond its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Change {
+    worth: i128,
+    shard: usize,
+    to: NodeIndex,
+    /// What comes back.
+    back: Option<usize>,
+}
+
+/// How a change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    HandOver,
+    Copy,
+}
+
+/// Which of a node's shards go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Neighbours,
+    Hot,
+}
+
+/// Whether some node carries more than `start` of its share.
+pub(crate) fn is_uneven(layout: &Layout<'_>, levelling: &LoadLevelling<'_>) -> bool {
+    let nodes = 0..layout.problem.nodes.len();
+    NodeLoads::of(layout, levelling.loads)
+        .is_some_and(|of| nodes.clone().any(|node| of.factor(node) > levelling.start))
+}
+
+/// Levels load where that may begin.
+pub(crate) fn level_load(layout: &mut Layout<'_>, levelling: &LoadLevelling<'_>) {
+    if !is_uneven(layout, levelling) {
+        return;
+    }
+    let Some(mut level) = LevelLoad::of(layout, levelling) else { return };
+    level.run(Means::HandOver);
+    level.run(Means::Copy);
+}
+
+struct LevelLoad<'l, 'a, 'o> {
+    layout: &'l mut Layout<'a>,
+    levelling: &'o LoadLevelling<'o>,
+    nodes: NodeLoads,
+    /// Shards of each node that may be changed, ascending.
+    held: Vec<Vec<usize>>,
+    copies: Vec<Marks>,
+    primaries: Vec<Marks>,
+    /// From so much on a shard is hot, thousandths a second.
+    hot_from: u128,
+}
+
+impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
+    fn of(layout: &'l mut Layout<'a>, levelling: &'o LoadLevelling<'o>) -> Option<Self> {
+        let problem = layout.problem;
+        let nodes = NodeLoads::of(layout, levelling.loads)?;
+        let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
+        let copies = Targets::of(layout, &shares, levelling.upto).marks;
+        let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
+        let mark =
+            |node| Marks { low: shares.low(node, levelling.upto), high: shares.high(node, levelling.upto) };
+        let primaries = (0..problem.nodes.len()).map(mark).collect();
+        let all: u128 =
+            (0..problem.shards.len()).map(|shard| u128::from(levelling.loads.of_copy(shard, true))).sum();
+        let hot_from = all * u128::from(levelling.hot_factor) / (1_000 * problem.shards.len().max(1) as u128);
+        let mut held = vec![Vec::new(); problem.nodes.len()];
+        for (shard, copies) in
+            layout.copies.iter().enumerate().filter(|(id, _)| is_free(layout, levelling, *id))
+        {
+            copies.iter().for_each(|copy| held[copy.node].push(shard));
+        }
+        Some(Self { layout, levelling, nodes, held, copies, primaries, hot_from })
+    }
+
+    /// Relieves the most loaded nodes until none is left that can be.
+    fn run(&mut self, means: Means) {
+        let mut is_closed = vec![false; self.layout.problem.nodes.len()];
+        let mut closed = 0;
+        while closed < MAX_CLOSED {
+            let ranked = self.nodes.ranked(self.layout);
+            let Some(from) = ranked.iter().copied().find(|node| !is_closed[*node]) else { return };
+            if self.nodes.factor(from) <= self.levelling.stop {
+                return;
+            }
+            let best = |class| match means {
+                Means::HandOver => self.best_hand_over(from, class),
+                Means::Copy => self.best_copy(from, class, &ranked),
+            };
+            let (neighbour, hot) = (best(Class::Neighbours), best(Class::Hot));
+            let is_too_slow =
+                |hot: &Change| neighbour.is_none_or(|other| hot.worth > HOT_WORTH * other.worth);
+            match hot.filter(is_too_slow).or(neighbour) {
+                Some(change)
+                    if self.layout.for_load.len() + usize::from(change.back.is_some()) < MAX_STEPS =>
+                {
+                    self.make(from, change, means);
+                }
+                Some(_) => return,
+                None => {
+                    is_closed[from] = true;
+                    closed += 1;
+                }
+            }
+        }
+    }
+
+    fn make(&mut self, from: NodeIndex, change: Change, means: Means) {
+        let mut go = |shard, from, to| {
+            let amount = self.amount(shard, from, means);
+            match means {
+                Means::HandOver => self.layout.promote(shard, to),
+                Means::Copy => self.layout.relocate(shard, from, to),
+            }
+            self.layout.for_load.push(shard);
+            self.nodes.load[from] -= amount;
+            self.nodes.load[to] += amount;
+        };
+        go(change.shard, from, change.to);
+        if let Some(back) = change.back {
+            go(back, change.to, from);
+        }
+    }
+
+    /// What leaves `node` with the shard's primaryship or copy, as a share.
+    fn amount(&self, shard: usize, node: NodeIndex, means: Means) -> i128 {
+        self.nodes.share(match means {
+            Means::HandOver => self.levelling.loads.reads[shard],
+            Means::Copy => self.levelling.loads.of_copy(shard, self.layout.leads(shard, node)),
+        })
+    }
+
+    /// What steps must bring together.
+    fn cost(&self, means: Means, steps: i128) -> i128 {
+        let part = match means {
+            Means::HandOver => HAND_OVER_COST,
+            Means::Copy => COPY_COST,
+        };
+        steps * ALL / (i128::from(self.nodes.counted) * part)
+    }
+
+    fn worth(&self, from: NodeIndex, to: NodeIndex, amount: i128, means: Means, steps: i128) -> Option<i128> {
+        // Twice the ideal only changes the nodes' places; noise of a tenth must not make that look worth its cost.
+        let is_swap = 4 * amount > 7 * self.nodes.ideal(from, to);
+        let worth = self.nodes.gain(from, to, amount) - self.cost(means, steps);
+        (amount > 0 && !is_swap && worth > 0).then_some(worth)
+    }
+
+    /// Shards that `node` may give and that are not changed yet.
+    fn free(&self, node: NodeIndex) -> impl Iterator<Item = usize> {
+        self.held[node].iter().copied().filter(|shard| !self.layout.is_touched(*shard))
+    }
+
+    fn class(&self, shard: usize) -> Class {
+        let load = u128::from(self.levelling.loads.of_copy(shard, true));
+        if load >= self.hot_from { Class::Hot } else { Class::Neighbours }
+    }
+
+    /// The hand-over from `from`, or exchange of two, that brings the most.
+    fn best_hand_over(&self, from: NodeIndex, class: Class) -> Option<Change> {
+        // By taker: what it leads and could hand over to `from`, the least read first.
+        let mut backs: Vec<Vec<(i128, usize)>> = vec![Vec::new(); self.held.len()];
+        for shard in self.free(from) {
+            let copies = &self.layout.copies[shard];
+            if copies.iter().skip(1).any(|copy| copy.node == from && copy.in_sync) {
+                let primary = copies[0].node;
+                backs[primary].push((self.amount(shard, primary, Means::HandOver), shard));
+            }
+        }
+        backs.iter_mut().for_each(|backs| backs.sort_unstable());
+        let leads = |node: NodeIndex| self.layout.problem.nodes[node].usage.leads();
+        let goes = |shard: &usize| self.layout.leads(*shard, from) && self.class(*shard) == class;
+        let mut best: Option<Change> = None;
+        for shard in self.free(from).filter(goes) {
+            let amount = self.amount(shard, from, Means::HandOver);
+            for copy in
+                self.layout.copies[shard].iter().skip(1).filter(|copy| copy.in_sync && leads(copy.node))
+            {
+                let to = copy.node;
+                let backs = around(&backs[to], amount - self.nodes.ideal(from, to), 1);
+                let backs = backs.map(|(amount, back)| (amount, Some(back)));
+                let alone = self.may_shift(&self.primaries, &self.layout.primaries, from, to, 1);
+                for (returned, back) in backs.chain(alone.then_some((0, None))) {
+                    let steps = 1 + i128::from(back.is_some());
+                    let worth = self.worth(from, to, amount - returned, Means::HandOver, steps);
+                    best = best.max(worth.map(|worth| Change { worth, shard, to, back }));
+                }
+            }
+        }
+        best
+    }
+
+    /// Whether `moved` more from one node to the other (negative: back) leaves both even by number, or no more uneven than they are.
+    fn may_shift(&self, marks: &[Marks], held: &[u64], from: NodeIndex, to: NodeIndex, moved: i64) -> bool {
+        let is_fit = |node: NodeIndex, change: i64| {
+            let (before, after) = (held[node], held[node].saturating_add_signed(change));
+            (after <= marks[node].high || after <= before) && (after >= marks[node].low || after >= before)
+        };
+        is_fit(from, -moved) && is_fit(to, moved)
+    }
+
+    /// The copy that leaves `from`, perhaps in exchange, that brings the most.
+    fn best_copy(&self, from: NodeIndex, class: Class, ranked: &[NodeIndex]) -> Option<Change> {
+        let mut given: Vec<(i128, usize)> = self
+            .free(from)
+            .filter(|shard| self.class(*shard) == class)
+            .map(|shard| (self.amount(shard, from, Means::Copy), shard))
+            .collect();
+        given.sort_unstable_by_key(|(amount, shard)| (std::cmp::Reverse(*amount), *shard));
+        given.truncate(GIVEN);
+        let rack = |node: NodeIndex| self.layout.problem.nodes[node].rack;
+        let coolest =
+            || ranked.iter().rev().copied().filter(|node| *node != from && self.layout.takes(*node));
+        let mut takers: Vec<NodeIndex> = coolest().take(TAKERS.0).collect();
+        takers.extend(coolest().filter(|node| rack(*node) == rack(from)).take(TAKERS.1));
+        takers.sort_unstable();
+        takers.dedup();
+        let of_taker = |to| self.best_copy_to(from, to, &given);
+        takers.into_iter().filter_map(of_taker).max()
+    }
+
+    fn best_copy_to(&self, from: NodeIndex, to: NodeIndex, given: &[(i128, usize)]) -> Option<Change> {
+        let mut backs: Vec<(i128, usize)> = match self.layout.takes(from) {
+            true => self.free(to).map(|shard| (self.amount(shard, to, Means::Copy), shard)).collect(),
+            false => Vec::new(),
+        };
+        backs.sort_unstable();
+        // Where primaries are even by number, only one that leads comes back for one that leads, whatever the load of others.
+        let (led, others): (Vec<_>, Vec<_>) =
+            backs.into_iter().partition(|(_, back)| self.layout.leads(*back, to));
+        let mut best: Option<Change> = None;
+        for (amount, shard) in given.iter().copied().filter(|(_, shard)| self.may_go(*shard, from, to)) {
+            let wanted = amount - self.nodes.ideal(from, to);
+            let fits =
+                |back: usize| self.may_go(back, to, from) && self.keeps_counts(from, to, shard, Some(back));
+            let backs = around(&led, wanted, LOOKED_AT).chain(around(&others, wanted, LOOKED_AT));
+            let backs = backs.filter(|(_, back)| fits(*back));
+            let backs = backs.map(|(amount, back)| (amount, Some(back)));
+            let alone = self.keeps_counts(from, to, shard, None).then_some((0, None));
+            for (returned, back) in backs.chain(alone) {
+                let steps = 1 + i128::from(back.is_some());
+                let worth = self.worth(from, to, amount - returned, Means::Copy, steps);
+                best = best.max(worth.map(|worth| Change { worth, shard, to, back }));
+            }
+        }
+        best
+    }
+
+    /// Whether the hard rules let the copy go.
+    fn may_go(&self, shard: usize, from: NodeIndex, to: NodeIndex) -> bool {
+        self.layout.may_take(shard, to)
+            && self.layout.may_inherit(shard, from, to)
+            && self.layout.is_spread(shard, to, Some(from), Counting::All)
+    }
+
+    fn keeps_counts(&self, from: NodeIndex, to: NodeIndex, shard: usize, back: Option<usize>) -> bool {
+        let copies = i64::from(back.is_none());
+        let led = |shard: usize, node: NodeIndex| i64::from(self.layout.leads(shard, node));
+        let primaries = led(shard, from) - back.map_or(0, |back| led(back, to));
+        self.may_shift(&self.copies, &self.layout.count, from, to, copies)
+            && self.may_shift(&self.primaries, &self.layout.primaries, from, to, primaries)
+    }
+}
+
+/// Whether the plan may change the shard for its load.
+fn is_free(layout: &Layout<'_>, levelling: &LoadLevelling<'_>, shard: usize) -> bool {
+    let spec = &layout.problem.shards[shard];
+    spec.usage == ShardUse::Open
+        && spec.has_primary
+        && !levelling.loads.rests[shard]
+        && !layout.is_touched(shard)
+}
+
+/// Up to `each` entries on both sides of `wanted`.
+fn around(sorted: &[(i128, usize)], wanted: i128, each: usize) -> impl Iterator<Item = (i128, usize)> {
+    let middle = sorted.partition_point(|(amount, _)| *amount < wanted);
+    let first = middle.saturating_sub(each);
+    let last = middle.saturating_add(each).min(sorted.len());
+    sorted[first..last].iter().copied()
+}
