@@ -2,9 +2,11 @@
 //!
 //! From a node each of its copies leads to the nodes that may take it. That costs one where the copy had stood there before the
 //! plan and comes to where none stood; else nothing. Nodes with slack are joined by a hub: one of them takes a copy more, another gives
-//! one. Among the cheapest chains the shortest is taken, in which no shard moves twice over the same zone or rack.
+//! one. Among the cheapest chains the shortest is taken.
 //!
-//! A search costs at most one look at every copy and rack; it ends at the first node that it is looking for.
+//! A search costs at most one look at every copy and rack; it ends at the first node that it is looking for. Caveat: it looks at
+//! links one by one, so that two moves of one shard in a chain may not fit together. Then it is made anew without one of them, and
+//! not more often than [`MAX_RETRIES`]: a chain that is there may be missed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,6 +14,9 @@ use std::collections::BinaryHeap;
 use super::layout::Counting;
 use super::level::Level;
 use super::problem::NodeIndex;
+
+/// Most searches of one levelling that are made anew since a chain did not fit together. Each may look at every copy.
+const MAX_RETRIES: u32 = 64;
 
 /// Copies that a chain costs, and its moves.
 type Cost = (u32, u32);
@@ -46,45 +51,78 @@ enum Found {
 /// Takes copies from whoever has too many, then gives copies to whoever has too few, by chains that cost at most `most` copies.
 /// What costs nothing only sends elsewhere what the plan changes anyway.
 pub(crate) fn level_by_chains(level: &mut Level<'_, '_, '_>, most: u32) {
-    let mut closed = vec![false; level.layout.count.len()];
+    let mut chains = Chains { closed: vec![false; level.layout.count.len()], most, retries: MAX_RETRIES };
     for start in level.too_full() {
-        while level.is_over(start) && !closed[start] && follow(level, Some(start), &mut closed, most) {}
+        while level.is_over(start) && !chains.closed[start] && chains.follow(level, Some(start)) {}
     }
-    while level.too_few > 0 && follow(level, None, &mut closed, most) {}
+    while level.too_few > 0 && chains.follow(level, None) {}
 }
 
-/// One chain, from `start`, or from wherever a copy can be spared. Answers whether it was found.
-fn follow(level: &mut Level<'_, '_, '_>, start: Option<NodeIndex>, closed: &mut [bool], most: u32) -> bool {
-    match Search::new(level, closed, most).run(start) {
-        Found::Chain(links) => {
-            let fits = |level: &Level<'_, '_, '_>, link: &Link| {
-                (level.layout.may_take(link.shard, link.to) || level.layout.may_keep(link.shard, link.to))
-                    && level.layout.may_inherit(link.shard, link.from, link.to)
-                    && level.layout.is_spread(link.shard, link.to, Some(link.from), Counting::All)
-            };
-            // From the end, so that each finds its place free.
-            for link in links.iter().rev() {
-                if !fits(level, link) {
-                    start.into_iter().for_each(|start| closed[start] = true);
+/// What the searches of one levelling have in common.
+struct Chains {
+    /// No chain leads on from these.
+    closed: Vec<bool>,
+    most: u32,
+    /// Searches that may still be made anew.
+    retries: u32,
+}
+
+impl Chains {
+    /// One chain, from `start`, or from wherever a copy can be spared. Answers whether it was found.
+    ///
+    /// A search looks at each link by itself. Where a chain moves a shard twice, the two may not fit together: then nothing is
+    /// moved, and another chain is looked for without the link that did not fit.
+    fn follow(&mut self, level: &mut Level<'_, '_, '_>, start: Option<NodeIndex>) -> bool {
+        let mut barred = Vec::new();
+        loop {
+            match Search::new(level, &self.closed, &barred, self.most).run(start) {
+                Found::Chain(links) => match shift_along(level, &links) {
+                    Ok(()) => return true,
+                    Err(link) if self.retries > 0 => {
+                        self.retries -= 1;
+                        barred.push(link);
+                    }
+                    Err(_) => {
+                        start.into_iter().for_each(|start| self.closed[start] = true);
+                        return false;
+                    }
+                },
+                Found::Nothing(reached) => {
+                    // What was not reached can't be reached later either; unless the search was cut short.
+                    let is_whole = (self.most == 0 || self.most == u32::MAX) && barred.is_empty();
+                    let reached = reached.into_iter().filter(|node| is_whole || Some(*node) == start);
+                    reached.for_each(|node| self.closed[node] = true);
                     return false;
                 }
-                level.shift_shard(link.shard, link.from, link.to);
             }
-            true
-        }
-        Found::Nothing(reached) => {
-            // What was not reached can't be reached later either; unless the search was cut short.
-            let is_whole = most == 0 || most == u32::MAX;
-            let reached = reached.into_iter().filter(|node| is_whole || Some(*node) == start);
-            reached.for_each(|node| closed[node] = true);
-            false
         }
     }
+}
+
+/// Moves along the chain; or nothing, and answers the link that does not fit.
+fn shift_along(level: &mut Level<'_, '_, '_>, links: &[Link]) -> Result<(), Link> {
+    let fits = |level: &Level<'_, '_, '_>, link: &Link| {
+        (level.layout.may_take(link.shard, link.to) || level.layout.may_keep(link.shard, link.to))
+            && level.layout.may_inherit(link.shard, link.from, link.to)
+            && level.layout.is_spread(link.shard, link.to, Some(link.from), Counting::All)
+    };
+    // From the end, so that each finds its place free.
+    for (place, link) in links.iter().enumerate().rev() {
+        if !fits(level, link) {
+            let moved = &links[place + 1..];
+            moved.iter().for_each(|link| level.shift_shard(link.shard, link.to, link.from));
+            return Err(*link);
+        }
+        level.shift_shard(link.shard, link.from, link.to);
+    }
+    Ok(())
 }
 
 struct Search<'c, 'v, 'l, 'a, 's> {
     level: &'v Level<'l, 'a, 's>,
     closed: &'c [bool],
+    /// Links that no chain may have.
+    barred: &'c [Link],
     most: u32,
     label: Vec<Option<(Cost, Via)>>,
     /// The cheapest node at which a chain may end, of those that were reached.
@@ -100,7 +138,7 @@ struct Search<'c, 'v, 'l, 'a, 's> {
 }
 
 impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
-    fn new(level: &'v Level<'l, 'a, 's>, closed: &'c [bool], most: u32) -> Self {
+    fn new(level: &'v Level<'l, 'a, 's>, closed: &'c [bool], barred: &'c [Link], most: u32) -> Self {
         let nodes = level.layout.count.len();
         let mut takers = vec![Vec::new(); level.layout.problem.zone_of_rack.len()];
         for node in (0..nodes).filter(|node| level.layout.takes(*node) && !closed[*node]) {
@@ -109,6 +147,7 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
         Self {
             level,
             closed,
+            barred,
             most,
             label: vec![None; nodes],
             found: None,
@@ -191,7 +230,11 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
                 if open.is_empty() || !layout.is_spread_in(shard, rack, Some(node), Counting::All) {
                     continue;
                 }
-                let fits = |to: NodeIndex| layout.may_take(shard, to) && layout.may_inherit(shard, node, to);
+                let fits = |to: NodeIndex| {
+                    layout.may_take(shard, to)
+                        && layout.may_inherit(shard, node, to)
+                        && !self.barred.contains(&Link { shard, from: node, to })
+                };
                 let open = if is_free { &mut self.free[rack] } else { &mut self.fresh[rack] };
                 let reached: Vec<NodeIndex> = open.extract_if(.., |to| fits(*to)).collect();
                 for to in reached {
@@ -203,6 +246,7 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
                 if layout.may_keep(shard, to)
                     && layout.may_inherit(shard, node, to)
                     && !self.closed[to]
+                    && !self.barred.contains(&Link { shard, from: node, to })
                     && layout.is_spread(shard, to, Some(node), Counting::All)
                 {
                     self.reach(to, (cost, moves + 1), Via::Move { shard, from: node });
