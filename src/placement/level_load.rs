@@ -34,6 +34,9 @@ const COPY_COST: i128 = 1_000;
 /// A hot shard goes before its neighbours where that brings more than so many times as much: else they would all have to go.
 const HOT_WORTH: i128 = 4;
 
+/// Of what goes in an exchange at least so little must not come back: a fifth.
+const LEAST_NET: i128 = 5;
+
 /// Copies of a node that may leave it: the most loaded so many of each class.
 const GIVEN: usize = 48;
 
@@ -199,11 +202,21 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
         steps * ALL / (i128::from(self.nodes.counted) * part)
     }
 
-    fn worth(&self, from: NodeIndex, to: NodeIndex, amount: i128, means: Means, steps: i128) -> Option<i128> {
+    /// What is gained beyond the cost, where `given` goes one way and `returned`, if anything, the other.
+    fn worth(
+        &self,
+        (from, to): (NodeIndex, NodeIndex),
+        given: i128,
+        returned: Option<i128>,
+        means: Means,
+    ) -> Option<i128> {
+        let (amount, steps) = (given - returned.unwrap_or(0), 1 + i128::from(returned.is_some()));
         // Twice the ideal only changes the nodes' places; noise of a tenth must not make that look worth its cost.
         let is_swap = 4 * amount > 7 * self.nodes.ideal(from, to);
+        // Noise of a tenth makes two shards that are equally loaded look as different as this.
+        let is_noise = returned.is_some() && LEAST_NET * amount < given;
         let worth = self.nodes.gain(from, to, amount) - self.cost(means, steps);
-        (amount > 0 && !is_swap && worth > 0).then_some(worth)
+        (amount > 0 && !is_swap && !is_noise && worth > 0).then_some(worth)
     }
 
     /// Shards that `node` may give and that are not changed yet.
@@ -241,8 +254,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
                 let backs = backs.map(|(amount, back)| (amount, Some(back)));
                 let alone = self.may_shift(&self.primaries, &self.layout.primaries, from, to, 1);
                 for (returned, back) in backs.chain(alone.then_some((0, None))) {
-                    let steps = 1 + i128::from(back.is_some());
-                    let worth = self.worth(from, to, amount - returned, Means::HandOver, steps);
+                    let returned = back.map(|_| returned);
+                    let worth = self.worth((from, to), amount, returned, Means::HandOver);
                     best = best.max(worth.map(|worth| Change { worth, shard, to, back }));
                 }
             }
@@ -298,8 +311,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             let backs = backs.map(|(amount, back)| (amount, Some(back)));
             let alone = self.keeps_counts(from, to, shard, None).then_some((0, None));
             for (returned, back) in backs.chain(alone) {
-                let steps = 1 + i128::from(back.is_some());
-                let worth = self.worth(from, to, amount - returned, Means::Copy, steps);
+                let returned = back.map(|_| returned);
+                let worth = self.worth((from, to), amount, returned, Means::Copy);
                 best = best.max(worth.map(|worth| Change { worth, shard, to, back }));
             }
         }

@@ -114,12 +114,16 @@ fn zipf_ends_with_the_hottest_node_below_six_fifths_of_the_mean_and_moves_once()
                     "{:?}",
                     primaries(&problem)
                 );
-                for round in 0..5 {
-                    let noisy = noisy(&loads, round);
-                    if after <= STOP {
-                        assert_eq!(plan(&problem, &noisy, START).steps, [], "noise moves nothing");
-                    }
+                // Where a node stays hot whatever is done, noise may show a step that was not seen, but less and less is left to do.
+                let (start, rounds, most) =
+                    if after <= STOP { (START, 5, 0) } else { (STOP, 24, shards * 2 / 5) };
+                let mut moved = 0;
+                for round in 0..rounds {
+                    let solution = plan(&problem, &noisy(&loads, round), start);
+                    moved += solution.steps.len();
+                    carry_out(&mut problem, &solution);
                 }
+                assert!(moved <= most, "{moved} moves by noise, {after}");
             }
         }
     }
