@@ -61,13 +61,14 @@ async fn a_skewed_load_is_shown_and_spread() {
     assert!(!moves.is_empty() && moves.iter().all(|step| step["kind"] == "promote"), "{plan}");
     assert!(moves.iter().all(|step| step["reason"].as_str().unwrap().contains("load")), "{plan}");
     call(api, "POST", "/v1/rebalance/resume", None, 200).await;
-    let hot = wait_for("an even load", DEADLINE, async || {
+    // The shards stay as hot as they were; while a primaryship changes hands, a heartbeat may tell less of one.
+    wait_for("an even load", DEADLINE, async || {
         let hot = hotspots(&served).await;
         // The shard of 150 and one of 40 are the least that a node can lead which leads the first.
-        if hottest(&hot) < 1_450 { Ok(hot) } else { Err(hot.to_string()) }
+        let is_even = hottest(&hot) < 1_450 && hot["shards"].as_array().unwrap().len() == 2;
+        if is_even { Ok(()) } else { Err(hot.to_string()) }
     })
     .await;
-    assert_eq!(hot["shards"].as_array().unwrap().len(), 2, "the shards are as hot as they were: {hot}");
     let active = "/v1/migrations?active=true";
     wait_for("the end of the migrations", DEADLINE, async || {
         let active = call(api, "GET", active, None, 200).await.body["migrations"].as_array().unwrap().len();
