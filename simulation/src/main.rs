@@ -117,7 +117,7 @@ mod mutated {
     use super::{Campaign, campaign};
 
     /// Some make a leader decide the same thing for ever: what is simulated then goes on, and gets nowhere.
-    const PATIENCE: Duration = Duration::from_secs(240);
+    const PATIENCE: Duration = Duration::from_secs(600);
 
     /// One mutant in this process, or each in a process of its own.
     pub(super) fn run(name: &str, seeds: u64, from: u64, jobs: usize, without: Vec<u64>) -> ExitCode {
