@@ -191,6 +191,12 @@ pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Re
 }
 
 impl Running {
+    /// Ends everything at once, as a crash would, and frees it.
+    pub fn abort(&self) {
+        self.node.abort();
+        self.forwarding.set(None);
+    }
+
     /// Ends watches and long polls; other requests finish.
     fn begin_ending(&self) {
         self.ending.cancel();

@@ -245,6 +245,15 @@ impl Cluster {
         }
     }
 
+    /// The run is over: what it took is freed.
+    pub fn end(&self) {
+        for node in lock(&self.control).drain(..) {
+            node.kill(End::Kill);
+        }
+        lock(&self.data).drain(..).for_each(|node| node.kill());
+        self.world.net.end();
+    }
+
     /// Everything runs again, on disks and links without faults. Whose last copy is gone is let in without it.
     pub fn heal(&self) {
         self.world.net.heal();

@@ -336,7 +336,7 @@ impl ControlNode {
         // What sled has not written itself dies with its process, too.
         state.rows = state.rows.crash(self.world.chance.bits());
         if let Some(running) = state.running.take() {
-            running.node.abort();
+            running.abort();
         }
         host.kill();
     }

@@ -9,7 +9,7 @@ use ruvector_cluster_simulation::run::run;
 
 /// Seeds that found something once, on the build of that time, or meet something rare.
 const REGRESSIONS: &[u64] =
-    &[1, 2, 3, 5, 8, 10, 105, 108, 1009, 1010, 5005, 5010, 5028, 5030, 7006, 20_015, 20_017, 20_024];
+    &[1, 2, 3, 5, 8, 10, 105, 108, 1009, 1010, 5005, 5010, 5028, 5030, 7006, 20_015, 20_017, 20_024, 200_028];
 
 /// Simulates whole clusters under faults, from seeds. Exits 1 on a violation, 3 when too little happened to show anything.
 #[derive(Parser)]
@@ -117,7 +117,7 @@ mod mutated {
     use super::{Campaign, campaign};
 
     /// Some make a leader decide the same thing for ever: what is simulated then goes on, and gets nowhere.
-    const PATIENCE: Duration = Duration::from_secs(240);
+    const PATIENCE: Duration = Duration::from_secs(600);
 
     /// One mutant in this process, or each in a process of its own.
     pub(super) fn run(name: &str, seeds: u64, from: u64, jobs: usize, without: Vec<u64>) -> ExitCode {

@@ -192,6 +192,11 @@ impl Net {
         self.state().services.remove(addr);
     }
 
+    /// Nobody answers any more, and what answered is freed: it holds the network that holds it.
+    pub fn end(&self) {
+        self.state().services.clear();
+    }
+
     fn service(&self, addr: &str) -> Option<(Host, Service)> {
         self.state().services.get(addr).filter(|(host, _)| !host.is_killed()).cloned()
     }

@@ -128,6 +128,7 @@ async fn inside(plan: Plan, printed: bool) -> Report {
     let mut violations = judge::judge(&history, &data, &watches, &lost, &watchable);
     let failures = run.cluster.failures.seen().into_iter();
     violations.extend(failures.map(|detail| Violation { rule: "data-node-failed", detail }));
+    run.cluster.end();
     Report { seed, trace: hash, violations, stats }
 }
 

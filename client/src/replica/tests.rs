@@ -542,16 +542,20 @@ fn a_missing_copy_is_reported_lost_and_not_made_anew() {
     assert_eq!(world.nodes[&n2].store.copy(), None);
 }
 
-#[test]
-fn a_copy_that_fails_is_reported_lost() {
-    let mut world = opened(3, 3);
-    let (n1, n2) = (node("n1"), node("n2"));
-    world.put(&n1, "k", "v");
+/// The primary takes a write, and the store of `replica` fails at it.
+fn fail_a_write_at(world: &mut World, replica: &NodeId) {
+    world.put(&node("n1"), "k", "v");
     while let Some(message) = world.messages.pop() {
         world.deliver(message);
     }
-    let (op, _) = world.nodes.get_mut(&n2).unwrap().queue.pop_front().unwrap();
-    world.step(&n2, Event::Stored { op, result: store::StoreResult::Failed });
+    let (op, _) = world.nodes.get_mut(replica).unwrap().queue.pop_front().unwrap();
+    world.step(replica, Event::Stored { op, result: store::StoreResult::Failed });
+}
+
+#[test]
+fn a_copy_that_fails_is_reported_lost() {
+    let mut world = opened(3, 3);
+    fail_a_write_at(&mut world, &node("n2"));
     assert!(world.messages.iter().any(|m| matches!(m, Message::Report { body, .. } if body.lost)));
     assert!(world.messages.iter().any(|m| matches!(m, Message::Answer { answer: Answer::NoCopy, .. })));
 }
@@ -562,13 +566,8 @@ fn a_copy_that_fails_is_reported_lost() {
 fn a_primary_that_learns_late_of_a_lost_copy_begins_anew_with_its_successor() {
     let mut world = opened(2, 2);
     let (n1, n2) = (node("n1"), node("n2"));
-    world.put(&n1, "k", "v");
-    while let Some(message) = world.messages.pop() {
-        world.deliver(message);
-    }
-    let (op, _) = world.nodes.get_mut(&n2).unwrap().queue.pop_front().unwrap();
+    fail_a_write_at(&mut world, &n2);
     world.nodes.get_mut(&n2).unwrap().store.delete().unwrap();
-    world.step(&n2, Event::Stored { op, result: store::StoreResult::Failed });
     // The primary has not heard of it when the new copy answers.
     for _ in 0..100 {
         while let Some(message) = world.messages.pop() {

@@ -72,8 +72,9 @@ struct Draft {
     cluster_id: u128,
     /// Who was asked to promise themselves to it.
     members: Option<BTreeMap<u64, Peer>>,
-    given_up: Option<Instant>,
-    /// For how long another proposer goes first, the next time.
+    /// Until then another proposer goes first.
+    gives_way_until: Option<Instant>,
+    /// For how long it will the next time.
     give_way: Duration,
 }
 
@@ -82,7 +83,7 @@ const LAST_GIVE_WAY: Duration = Duration::from_secs(60);
 
 impl Draft {
     fn new(cluster_id: u128) -> Self {
-        Self { cluster_id, members: None, given_up: None, give_way: FIRST_GIVE_WAY }
+        Self { cluster_id, members: None, gives_way_until: None, give_way: FIRST_GIVE_WAY }
     }
 
     fn cluster_id(&self) -> String {
@@ -97,12 +98,12 @@ impl Draft {
 
     fn give_up(&mut self) {
         self.replace();
-        self.given_up = Some(Instant::now());
+        self.gives_way_until = Some(Instant::now() + self.give_way);
         self.give_way = (self.give_way * 2).min(LAST_GIVE_WAY);
     }
 
     fn gives_way(&self) -> bool {
-        self.given_up.is_some_and(|since| since.elapsed() < self.give_way / 2)
+        self.gives_way_until.is_some_and(|until| Instant::now() < until)
     }
 }
 
