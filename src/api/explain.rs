@@ -27,7 +27,8 @@ pub(super) async fn explain(
         return Err(ApiError::no_leader());
     }
     let now = Now { boot_ms: app.clock.boot_ms(), wall_ms: app.clock.wall_ms() };
-    let explained = coordinator::explain(&state, soft.as_deref(), now, id);
+    let from = state.clone();
+    let explained = app.plan(move || coordinator::explain(&from, soft.as_deref(), now, id)).await?;
     let explained = explained.ok_or_else(|| no_shard(&state, id))?;
     answer::ok(state.revision(), &explained)
 }

@@ -17,5 +17,7 @@ pub(super) async fn hotspots(State(app): State<Arc<App>>, params: Params) -> ans
     let state = app.read_linearizable().await?;
     let soft = app.soft().ok_or_else(ApiError::no_leader)?;
     let now = Now { boot_ms: app.clock.boot_ms(), wall_ms: app.clock.wall_ms() };
-    answer::ok(state.revision(), &placement::hotspots(&state, &soft, now))
+    let from = state.clone();
+    let hotspots = app.plan(move || placement::hotspots(&from, &soft, now)).await?;
+    answer::ok(state.revision(), &hotspots)
 }
