@@ -12,6 +12,7 @@
 
 mod bound;
 mod build;
+mod cancel;
 mod caps;
 mod chain;
 mod explain;

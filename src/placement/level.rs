@@ -102,6 +102,8 @@ pub(crate) struct Level<'l, 'a, 's> {
     pub(crate) held: Vec<Vec<usize>>,
     /// Those among them that the plan changes already, each at least once; some may have left.
     pub(crate) changed: Vec<Vec<usize>>,
+    /// Shards with where from and where to, in order.
+    pub(crate) moved: Vec<(usize, NodeIndex, NodeIndex)>,
     /// Copies above high marks, and those missing below low marks.
     pub(crate) too_many: u64,
     pub(crate) too_few: u64,
@@ -127,7 +129,7 @@ pub(crate) fn level_copies(layout: &mut Layout<'_>, targets: &Targets<'_>, may_c
 }
 
 impl<'l, 'a, 's> Level<'l, 'a, 's> {
-    fn of(layout: &'l mut Layout<'a>, targets: &'s Targets<'s>) -> Self {
+    pub(crate) fn of(layout: &'l mut Layout<'a>, targets: &'s Targets<'s>) -> Self {
         let nodes = layout.count.len();
         let racks = layout.problem.zone_of_rack.len();
         let mut held = vec![Vec::new(); nodes];
@@ -140,6 +142,7 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
             targets,
             held,
             changed: vec![Vec::new(); nodes],
+            moved: Vec::new(),
             too_many: 0,
             too_few: 0,
             over: BTreeSet::new(),
@@ -236,6 +239,7 @@ impl<'l, 'a, 's> Level<'l, 'a, 's> {
         self.enter(from);
         self.enter(to);
         self.held[to].push(shard);
+        self.moved.push((shard, from, to));
         if is_news {
             self.note_changed(shard);
         } else {

@@ -1,6 +1,7 @@
 //! From a problem to steps: restore the rules, level copies, level primaries.
 
 use super::bound::lower_bound;
+use super::cancel;
 use super::forced::{self, Unplaced};
 use super::hashed::{self, Orders};
 use super::layout::Layout;
@@ -104,7 +105,7 @@ pub(crate) fn solve_with_load(
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let mut unplaced = forced::force(&mut layout);
-    let levelled = levelling.map(|levelling| level(&mut layout, levelling, &mut unplaced));
+    let levelled = levelling.map(|levelling| level(&mut layout, &before, levelling, &mut unplaced));
     settle_primaries(&mut layout);
     forced::leave_maintenance(&mut layout);
     let mut measure = None;
@@ -139,7 +140,12 @@ pub(crate) fn solve_with_load(
 }
 
 /// Levels copies where that may begin. Answers the shares that they are measured by, and whether it began.
-fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced) -> (Shares, bool) {
+fn level(
+    layout: &mut Layout<'_>,
+    before: &[u64],
+    levelling: Levelling,
+    unplaced: &mut Unplaced,
+) -> (Shares, bool) {
     let problem = layout.problem;
     let stop = levelling.stop.upto_thousandths;
     let mut shares = Shares::of_copies(problem, &layout.caps, &layout.count);
@@ -159,6 +165,14 @@ fn level(layout: &mut Layout<'_>, levelling: Levelling, unplaced: &mut Unplaced)
             break;
         }
         shares = Shares::of_copies(problem, &layout.caps, &layout.count);
+    }
+    let targets = Targets::of(layout, &shares, stop);
+    if !targets.are_missed(layout) {
+        let needed = lower_bound(layout, before, Some(&targets.marks));
+        let most = cancel::copyings(layout).saturating_sub(needed);
+        if most > 0 {
+            cancel::take_back(layout, &targets, most);
+        }
     }
     (shares, true)
 }

@@ -370,3 +370,67 @@ fn a_primary_that_leaves_is_not_said_to_stay_because_it_hands_over_first() {
         &["The plan hands primaryship from a to b", "The plan moves a copy from a to c"],
     );
 }
+
+#[test]
+fn a_move_to_a_node_that_takes_enough_already_waits_for_it() {
+    let mut cluster = cluster(&["", ""], &[&[0], &[0]]);
+    cluster.set_condition(0, Condition::Draining);
+    let mut world = World::of(&cluster);
+    world.policy(|policy| (policy.max_in_per_node, policy.max_out_per_node) = (1, 16));
+    world.queue_next(0);
+    assert_says(wait(&world.later(1), "taker_busy"), &["b takes 1 copies already", "max_in_per_node"]);
+}
+
+#[test]
+fn what_fell_out_of_a_shard_is_told_as_that() {
+    let mut cluster = cluster(&["", "", "", ""], &[&[0, 1, 2]]);
+    cluster.wipe(2);
+    let told = World::of(&cluster).later(0);
+    assert_eq!((copy(&told, "c").role, copy(&told, "c").code.as_str()), (Role::Learner, "filled_next"));
+    // Drained it is not filled again, and another node gets the copy.
+    cluster.set_condition(2, Condition::Draining);
+    let told = World::of(&cluster).later(0);
+    assert_eq!((of(&told, "c").code.as_str(), of(&told, "c").may_take), ("idle_copy", false));
+    assert_eq!(copy(&told, "c").code, "leaves_next");
+    assert!(told.next.iter().any(|step| step.to == Some(id("d"))), "{:?}", told.next);
+}
+
+#[test]
+fn a_shard_whose_primary_is_down_moves_only_once_another_leads() {
+    let mut cluster = cluster(&["", "", ""], &[&[0, 1]]);
+    // Unlike `set_condition`, without what the coordinator does about it at once.
+    cluster.nodes[0].condition = Condition::Down;
+    let told = World::of(&cluster).later(0);
+    assert_eq!((copy(&told, "b").code.as_str(), &told.next[..]), ("pinned", &[][..]));
+    assert_says(wait(&told, "pinned"), &["the primary's node is down: another copy takes over"]);
+}
+
+#[test]
+fn a_node_that_nobody_may_relieve_says_so() {
+    let on = |node: usize| Shard { copies: vec![node], ..Shard::default() };
+    let cluster = cluster(&["", ""], &[&[0]]);
+    let shards = vec![on(0), on(0), on(0), on(1)];
+    let mut world = World::of(&Cluster { shards, ..cluster });
+    for shard in 0..3 {
+        let retire = Change::Retire { shard: ShardId(shard), node: id("b"), if_epoch: Epoch(1) };
+        world.apply(Command::Coordinate { changes: vec![retire] });
+    }
+    let told = world.later(0);
+    assert_eq!((copy(&told, "a").code.as_str(), &told.next[..]), ("no_taker", &[][..]));
+    assert_says(
+        wait(&told, "no_taker"),
+        &["it holds 3 copies, and its share is 2", "no node that has too few"],
+    );
+}
+
+#[test]
+fn primaries_are_evened_out_after_copies() {
+    let shards: Vec<&[usize]> = vec![&[0, 1]; 12];
+    let world = World::of(&cluster(&["", "", ""], &shards));
+    let told: Vec<Explanation> = (0..12).map(|shard| world.later(shard)).collect();
+    let is_promote =
+        |told: &&Explanation| told.next.first().is_some_and(|step| step.kind == MigrationKind::Promote);
+    let waiting = told.iter().find(is_promote).unwrap();
+    assert_says(wait(waiting, "copies_first"), &["once no copy is on its way"]);
+    assert!(told.iter().any(|told| told.next.first().is_some_and(|step| step.kind == MigrationKind::Move)));
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ruvector_cluster_client::ids::{ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Intent, MigrationKind, Phase};
 
-use super::super::{Now, explain};
+use super::super::explain;
 use super::settled;
 use super::world::{World, id};
 use crate::metadata::view::time;
@@ -51,7 +51,7 @@ fn a_shard_that_was_levelled_is_not_levelled_again_for_a_minute_whoever_leads() 
 fn a_shard_that_cools_down_says_until_when() {
     let mut world = joined();
     world.weigh("d7", Thousandths(100));
-    let now = Now { boot_ms: world.now_ms, wall_ms: world.now_ms };
+    let now = world.now();
     let mut cooling = 0;
     for shard in (0..64).map(ShardId) {
         let told = explain(&world.metadata, Some(&world.soft), now, shard).unwrap();

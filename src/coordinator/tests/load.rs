@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ruvector_cluster_client::ids::{NodeId, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Explanation, MigrationKind};
 
-use super::super::{Now, explain};
+use super::super::explain;
 use super::world::TICK_MS;
 use super::{World, id, settled};
 use crate::load::{LONG_MS, SUSTAINED_MS};
@@ -78,7 +78,7 @@ fn a_burst_that_is_over_within_the_long_window_moves_nothing() {
         world.load.insert(shard, (100_000, 10_000));
     }
     world.run_ms(LONG_MS - 5_000);
-    let now = Now { boot_ms: world.now_ms, wall_ms: world.now_ms };
+    let now = world.now();
     let hot = hotspots(&world.metadata, &world.soft, now);
     assert_eq!(hot.nodes.first().map(|node| node.id.clone()), Some(id("d1")), "it is seen: {hot:?}");
     even(&mut world, 10_000, 10_000);
@@ -132,7 +132,7 @@ fn explain_tells_what_moves_for_load_and_what_that_waits_for() {
     skew(&mut world);
     world.set_policy(|policy| policy.max_migrations = 1);
     let all = |world: &World| -> Vec<Explanation> {
-        let now = Now { boot_ms: world.now_ms, wall_ms: world.now_ms };
+        let now = world.now();
         (0..64)
             .map(|shard| explain(&world.metadata, Some(&world.soft), now, ShardId(shard)).unwrap())
             .collect()
@@ -197,7 +197,7 @@ fn a_cluster_that_is_disabled_shows_hot_nodes_and_moves_nothing() {
     skew(&mut world);
     world.run_ms(2 * SUSTAINED_MS);
     assert_eq!(world.decided, []);
-    let now = Now { boot_ms: world.now_ms, wall_ms: world.now_ms };
+    let now = world.now();
     let hot = hotspots(&world.metadata, &world.soft, now);
     assert_eq!(hot.nodes[0].id, id("d1"));
     assert!(hot.nodes[0].advice.contains("enabled"), "{hot:?}");

@@ -6,7 +6,7 @@ use ruvector_cluster_client::ids::ShardId;
 use ruvector_cluster_client::wire::MigrationKind;
 
 use super::super::decide::still_meant;
-use super::super::{Now, Scope, decide};
+use super::super::{Scope, decide};
 use super::settled;
 use super::world::{World, id};
 use crate::metadata::{Answer, Change, Command, NewMigration};
@@ -14,7 +14,7 @@ use crate::metadata::{Answer, Change, Command, NewMigration};
 /// What can wait, decided now.
 fn planned(world: &mut World) -> (ruvector_cluster_client::ids::Revision, Command) {
     world.soft.observe_state(&world.metadata, world.now_ms);
-    let now = Now { boot_ms: world.now_ms, wall_ms: world.now_ms };
+    let now = world.now();
     let mut decision = decide(&world.metadata, &world.soft, now, Scope::Patient);
     assert_eq!(decision.commands.len(), 1);
     (world.metadata.revision(), decision.commands.remove(0))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ruvector_cluster_client::ids::{Epoch, Incarnation, NodeId, ShardId};
 use ruvector_cluster_client::wire::{HeldShard, ShardStatus};
 
-use super::super::{ResumePlan, plan_resume};
+use super::super::{ResumePlan, explain, plan_resume};
 use super::settled;
 use super::world::{World, id};
 use crate::metadata::{
@@ -37,6 +37,8 @@ fn copies_that_moved_after_the_backup_are_found_where_they_are_and_nothing_is_co
     world.decided.clear();
     world.run_ms(60_000);
     assert_eq!(world.decided, [], "nothing is decided, however long it takes");
+    let told = explain(&world.metadata, Some(&world.soft), world.now(), ShardId(0)).unwrap();
+    assert_eq!(told.waits.first().map(|wait| wait.code.as_str()), Some("suspended"), "{told:?}");
     let now = world.nodes.iter().map(|(node, data)| (node.clone(), data.held.clone()));
     assert_eq!(now.collect::<BTreeMap<_, _>>(), held, "and nothing is deleted or made");
     // That d1 was drained is forgotten: it would get copies again.

@@ -183,6 +183,10 @@ impl World {
         self.tick_in(Scope::Whole)
     }
 
+    pub(super) fn now(&self) -> Now {
+        Now { boot_ms: self.now_ms, wall_ms: self.now_ms }
+    }
+
     pub(super) fn tick_in(&mut self, scope: Scope) -> usize {
         self.now_ms += TICK_MS;
         let names: Vec<NodeId> = self.nodes.keys().cloned().collect();
@@ -194,7 +198,7 @@ impl World {
         }
         self.soft.observe_state(&self.metadata, self.now_ms);
         self.soft.stop_granting(&self.metadata, self.now_ms);
-        let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
+        let now = self.now();
         let decision = decide(&self.metadata, &self.soft, now, scope);
         self.soft.observe_decision(decision.levelling, decision.load_watch);
         let mut decided = 0;
@@ -235,7 +239,7 @@ impl World {
             shards: held.collect(),
             disk_free_bytes: None,
         };
-        let now = Now { boot_ms: self.now_ms, wall_ms: self.now_ms };
+        let now = self.now();
         let (answer, grant) = observe_heartbeat(&self.metadata, &mut self.soft, node, &request, now).unwrap();
         let granted = matches!(grant, Grant::Granted(_)) && !self.metadata.is_suspended();
         assert_eq!(answer.lease_ms > 0, granted);

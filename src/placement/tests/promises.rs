@@ -7,7 +7,8 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::super::problem::{Action, NodeSpec, NodeUse, Problem, ShardUse};
 use super::super::solve::{Levelling, Solution, solve};
-use super::quality::{copying_steps, copyings, is_even};
+use super::oracle::best;
+use super::quality::{copying_steps, copyings, is_even, marks};
 use super::{carry_out, cases, counts, node, same_cases, settle, settled, worst_crowding};
 
 /// Every node holds the whole number below or above what its weight is due of all copies. Only where no rack is too small.
@@ -137,22 +138,31 @@ prop_compose! {
     }
 }
 
-/// With weights and racks mixed at random, every weight changed at once.
+/// With weights and racks mixed at random, every weight changed at once. The bound need not be reachable, so plans that stay
+/// furthest from it are held against the exact oracle.
 #[test]
-fn weights_and_racks_mixed_together_copy_at_most_a_twentieth_more_than_the_lower_bound() {
+fn weights_and_racks_mixed_together_copy_at_most_a_twentieth_more_than_has_to_be() {
     let mut runner = TestRunner::new_with_rng(cases(1), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (mut copied, mut least, mut worst) = (0, 0, 1_000);
     for _ in 0..cases(40).cases {
         let (mut problem, weights) = reweighed().new_tree(&mut runner).unwrap().current();
         problem.nodes.iter_mut().zip(weights).for_each(|(node, weight)| node.weight = weight);
+        let before = problem.clone();
         let solution = settle(&mut problem);
         assert!(is_even(&problem));
-        copied += copyings(&solution);
-        least += solution.lower_bound;
-        worst = worst.max(copyings(&solution) * 1_000 / solution.lower_bound.max(1));
+        let (copyings, bound) = (copyings(&solution), solution.lower_bound);
+        copied += copyings;
+        least += bound;
+        if copyings * 100 > bound * 102 {
+            let exact = best(&before, &marks(&before)).unwrap().copyings as u64;
+            println!("{copyings} copyings, by the bound {bound}, and {exact} is the fewest there is");
+            assert!(exact >= bound && copyings * 100 <= exact * 105);
+            worst = worst.max(copyings * 1_000 / exact);
+        }
     }
-    let told =
-        format!("{copied} copyings, at least {least}; the worst plan {worst} thousandths of its bound");
+    let told = format!(
+        "{copied} copyings, by the bounds {least}; the worst of those plans {worst} thousandths of the fewest"
+    );
     println!("{told}");
     assert!(copied * 100 <= least * 105, "{told}");
 }

@@ -20,7 +20,7 @@ pub(super) fn copyings(solution: &Solution) -> u64 {
 }
 
 /// What each node has to hold in the end; a node that only gives keeps its share.
-fn marks(problem: &Problem) -> Vec<Marks> {
+pub(super) fn marks(problem: &Problem) -> Vec<Marks> {
     let mut layout = Layout::new(problem);
     force(&mut layout);
     let shares = Shares::of_copies(problem, &layout.caps, &layout.count);

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::asked::Asked;
 use crate::ledger::{Operation, Tally};
 
 /// A request that takes longer has failed.
@@ -43,9 +44,11 @@ pub(crate) struct Neighbour {
     pub(crate) score: f64,
 }
 
+/// `GET /v1/nodes`.
 #[derive(Deserialize)]
-struct Nodes {
-    nodes: Vec<Node>,
+pub(crate) struct Nodes {
+    /// Up to the limit that was asked for.
+    pub(crate) nodes: Vec<Node>,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +68,8 @@ pub(crate) struct DataClient {
     http: reqwest::Client,
     alive: Arc<Mutex<Vec<String>>>,
     tally: Tally,
-    num_shards: u64,
+    asked: Arc<Asked>,
+    num_shards: u32,
 }
 
 enum Answer {
@@ -75,9 +79,14 @@ enum Answer {
 
 impl DataClient {
     /// A client that counts in `tally`; `alive` is filled by [`DataClient::follow_nodes`].
-    pub(crate) fn new(tally: Tally, num_shards: u64) -> Result<Self> {
+    pub(crate) fn new(tally: Tally, num_shards: u32) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
-        Ok(Self { http, alive: Arc::default(), tally, num_shards })
+        Ok(Self { http, alive: Arc::default(), tally, asked: Arc::new(Asked::new(num_shards)), num_shards })
+    }
+
+    /// What it asked of each shard.
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Keeps the list of alive nodes fresh.
@@ -111,7 +120,9 @@ impl DataClient {
             Answer::Ok(body) => Err(format!("wrote something else: {body}")),
             Answer::NotFound => Err("404".to_owned()),
         };
-        self.until_answered(Operation::Write, turn, "POST", "/v1/vectors", Some(&body), check).await
+        self.until_answered(Operation::Write, turn, "POST", "/v1/vectors", Some(&body), check).await?;
+        points.iter().filter_map(|point| point["id"].as_str()).for_each(|id| self.asked.wrote(id));
+        Ok(())
     }
 
     /// Reads one vector; None where the answer is that there is none.
@@ -120,7 +131,10 @@ impl DataClient {
             Answer::Ok(body) => serde_json::from_value(body.clone()).map(Some).map_err(|e| e.to_string()),
             Answer::NotFound => Ok(None),
         };
-        self.until_answered(Operation::Read, turn, "GET", &format!("/v1/vectors/{id}"), None, check).await
+        let path = format!("/v1/vectors/{id}");
+        let found = self.until_answered(Operation::Read, turn, "GET", &path, None, check).await?;
+        self.asked.read(id);
+        Ok(found)
     }
 
     /// The `k` nearest over all shards; an answer from fewer shards is a failed request.
@@ -129,12 +143,15 @@ impl DataClient {
         let check = |answer: &Answer| match answer {
             Answer::Ok(body) => {
                 let found: Searched = serde_json::from_value(body.clone()).map_err(|e| e.to_string())?;
-                let (some, all) = (found.shards_searched, self.num_shards);
+                let (some, all) = (found.shards_searched, u64::from(self.num_shards));
                 if some == all { Ok(found.results) } else { Err(format!("searched {some} of {all} shards")) }
             }
             Answer::NotFound => Err("404".to_owned()),
         };
-        self.until_answered(Operation::Search, turn, "POST", "/v1/search", Some(&body), check).await
+        let path = "/v1/search";
+        let found = self.until_answered(Operation::Search, turn, "POST", path, Some(&body), check).await?;
+        self.asked.searched();
+        Ok(found)
     }
 
     async fn until_answered<T>(

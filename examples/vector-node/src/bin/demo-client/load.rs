@@ -20,6 +20,8 @@ const WRITERS: usize = 2;
 const READERS: usize = 2;
 /// Searchers.
 const SEARCHERS: usize = 1;
+/// Readers who want only a few shards.
+const FOCUSED: usize = 6;
 /// Keys of each writer.
 const KEYS: usize = 100;
 /// Between two operations of one worker: the demo shares its machine with nine nodes.
@@ -86,6 +88,21 @@ impl Load {
         Self { workers }
     }
 
+    /// More readers, of `digits` alone, without a pause between two reads. Answers how many.
+    pub(crate) fn focus(&mut self, client: &DataClient, tally: &Tally, digits: &[Digit]) -> usize {
+        let digits = Arc::new(digits.to_vec());
+        for number in 0..FOCUSED {
+            let (client, tally, digits) = (client.clone(), tally.clone(), Arc::clone(&digits));
+            self.workers.spawn(async move {
+                for turn in 0.. {
+                    read_digit(&client, &tally, &digits, number, turn).await?;
+                }
+                Ok(())
+            });
+        }
+        FOCUSED
+    }
+
     /// Fails when a worker gave up.
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.workers.try_join_next() {
@@ -118,7 +135,7 @@ impl Worker {
             // Steps that are prime to the counts reach every key.
             match self.ledger.any(turn * 37 + self.number) {
                 Some(key) if turn % 2 == 0 => self.read_live(turn, &key).await?,
-                _ => self.read_digit(turn).await?,
+                _ => read_digit(&self.client, &self.tally, &self.digits, self.number, turn).await?,
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -137,15 +154,6 @@ impl Worker {
         Ok(())
     }
 
-    async fn read_digit(&self, turn: usize) -> Result<()> {
-        let digit = &self.digits[(turn * 101 + self.number) % self.digits.len()];
-        let found = self.client.read(self.number + turn, &digit.id).await?;
-        if !is_digit(found.as_ref(), digit) {
-            self.tally.wrong(format!("{} was answered {found:?}", digit.id));
-        }
-        Ok(())
-    }
-
     async fn search_on(self) -> Result<()> {
         for turn in 0.. {
             let digit = &self.digits[(turn * 103) % self.digits.len()];
@@ -158,6 +166,21 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+async fn read_digit(
+    client: &DataClient,
+    tally: &Tally,
+    digits: &[Digit],
+    number: usize,
+    turn: usize,
+) -> Result<()> {
+    let digit = &digits[(turn * 101 + number) % digits.len()];
+    let found = client.read(number + turn, &digit.id).await?;
+    if !is_digit(found.as_ref(), digit) {
+        tally.wrong(format!("{} was answered {found:?}", digit.id));
+    }
+    Ok(())
 }
 
 /// Whether a digit was found as it was loaded.

@@ -1,9 +1,10 @@
 //! What scripts/demo.sh runs: a cluster as processes on loopback, real vectors, and a client that reads, writes and searches
-//! without pause while nodes join, die, come back, hand shards over and leave.
+//! without pause while nodes join, die, come back, hand shards over and leave, and one of them becomes hot.
 //!
 //! It prints what happens, then what it found, and exits with 1 if anything was lost, wrong, or failed outside the one
 //! gap that a killed primary costs. However it ends, no process stays behind, unless `--keep` asked for it.
 
+mod asked;
 mod data;
 mod digits;
 mod ledger;

@@ -27,6 +27,8 @@ use crate::racks::RackWatch;
 use crate::summary::Summary;
 use crate::verify::verify;
 
+mod even;
+
 /// The racks of d1 to d5, and of d6, which joins later.
 const RACKS: [&str; 6] = ["r1", "r2", "r3", "r1", "r2", "r3"];
 /// Vector nodes at the start.
@@ -80,7 +82,7 @@ impl<'a> Demo<'a> {
         ));
 
         let tally = Tally::default();
-        let client = DataClient::new(tally.clone(), u64::from(view.num_shards))?;
+        let client = DataClient::new(tally.clone(), view.num_shards)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(client.clone().follow_nodes(control.clone()));
         let racks = RackWatch::start(control.clone());
@@ -111,6 +113,7 @@ impl<'a> Demo<'a> {
         self.kill_a_vector_node().await.context("killing a vector node")?;
         self.migrate_a_shard().await.context("migrating a shard")?;
         self.drain_a_node().await.context("draining a node")?;
+        self.heat_a_node().await.context("spreading a skewed load")?;
         self.finish().await.context("looking at what is left")
     }
 
@@ -140,17 +143,20 @@ impl<'a> Demo<'a> {
     async fn join_a_node(&mut self) -> Result<()> {
         let started = Instant::now();
         self.processes.start_vector(6, RACKS[5])?;
-        self.narrator.say("d6 joins, in rack r3");
+        let is_there = async |control: &ControlClient| get_some::<Node>(control, "/v1/nodes/d6").await;
+        self.wait("d6 to be registered", is_there).await?;
+        let copies = self.copies().await?;
+        self.narrator.say(format!("d6 joins, in rack r3: {copies}"));
         let holds_some = async |control: &ControlClient| {
-            let node: Option<Node> = get_some(control, "/v1/nodes/d6").await?;
-            Ok(node.filter(|node| !node.shards.is_empty()))
+            let node: Node = get(control, "/v1/nodes/d6").await?;
+            Ok((!node.shards.is_empty()).then_some(()))
         };
         self.wait("d6 to be given a copy", holds_some).await?;
         self.wait_for_rest(6).await?;
         let node: Node = get(&self.control, "/v1/nodes/d6").await?;
         let (copies, primaries) = (node.shards.len(), node.primaries);
-        let took = spell(started.elapsed());
-        self.narrator.say(format!("d6 holds {copies} copies and leads {primaries} shards after {took}"));
+        let (took, now) = (spell(started.elapsed()), self.copies().await?);
+        self.narrator.say(format!("d6 holds {copies} and leads {primaries} shards after {took}: {now}"));
         Ok(())
     }
 
@@ -255,14 +261,16 @@ impl<'a> Demo<'a> {
         let before: Node = get(&self.control, "/v1/nodes/d3").await?;
         let call = Call::write(Method::POST, "/v1/nodes/d3/drain", &json!({}))?;
         self.control.send::<Value>(&call).await?;
-        self.narrator.say(format!("d3, which holds {} copies, is drained", before.shards.len()));
+        let (held, copies) = (before.shards.len(), self.copies().await?);
+        self.narrator.say(format!("d3, which holds {held} copies, is drained; on the others {copies}"));
         let emptied = async |control: &ControlClient| {
             let node: Node = get(control, "/v1/nodes/d3").await?;
             Ok((node.intent == Intent::Drained && node.shards.is_empty()).then_some(()))
         };
         self.wait("d3 to be empty", emptied).await?;
         self.wait_for_rest(6).await?;
-        self.narrator.say(format!("d3 holds nothing after {}", spell(started.elapsed())));
+        let (took, copies) = (spell(started.elapsed()), self.copies().await?);
+        self.narrator.say(format!("d3 holds nothing after {took}: {copies}"));
         Ok(())
     }
 
