@@ -29,14 +29,16 @@ use crate::verify::verify;
 
 mod even;
 
-/// The racks of d1 to d5, and of d6, which joins later.
-const RACKS: [&str; 6] = ["r1", "r2", "r3", "r1", "r2", "r3"];
+/// The racks of d1 to d5, and of d6, which joins later: one more than there are copies, so that a node can leave any of them.
+const RACKS: [&str; 6] = ["r1", "r2", "r3", "r4", "r1", "r2"];
 /// Vector nodes at the start.
 const FIRST: u16 = 5;
 /// Points a request while loading.
 const BATCH: usize = 100;
 /// Any step that takes longer has failed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
+/// Nothing moves any more once nothing did for so long: between two plans, too, nothing may.
+const AT_REST: Duration = Duration::from_millis(500);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(25);
 
@@ -122,7 +124,7 @@ impl<'a> Demo<'a> {
         for n in 1..=FIRST {
             self.processes.start_vector(n, RACKS[usize::from(n) - 1])?;
         }
-        self.narrator.say("5 vector nodes start: d1 and d4 in rack r1, d2 and d5 in r2, d3 in r3");
+        self.narrator.say("5 vector nodes start: d1 and d5 in rack r1, d2 in r2, d3 in r3, d4 in r4");
         self.wait_for_rest(u64::from(FIRST)).await?;
         self.client.refresh(&self.control).await;
         self.narrator.say(format!("every shard has its copies in sync after {}", spell(started.elapsed())));
@@ -146,7 +148,7 @@ impl<'a> Demo<'a> {
         let is_there = async |control: &ControlClient| get_some::<Node>(control, "/v1/nodes/d6").await;
         self.wait("d6 to be registered", is_there).await?;
         let copies = self.copies().await?;
-        self.narrator.say(format!("d6 joins, in rack r3: {copies}"));
+        self.narrator.say(format!("d6 joins, in rack r2: {copies}"));
         let holds_some = async |control: &ControlClient| {
             let node: Node = get(control, "/v1/nodes/d6").await?;
             Ok((!node.shards.is_empty()).then_some(()))
@@ -258,19 +260,19 @@ impl<'a> Demo<'a> {
     async fn drain_a_node(&mut self) -> Result<()> {
         self.wait_for_rest(6).await?;
         let started = Instant::now();
-        let before: Node = get(&self.control, "/v1/nodes/d3").await?;
-        let call = Call::write(Method::POST, "/v1/nodes/d3/drain", &json!({}))?;
+        let before: Node = get(&self.control, "/v1/nodes/d5").await?;
+        let call = Call::write(Method::POST, "/v1/nodes/d5/drain", &json!({}))?;
         self.control.send::<Value>(&call).await?;
         let (held, copies) = (before.shards.len(), self.copies().await?);
-        self.narrator.say(format!("d3, which holds {held} copies, is drained; on the others {copies}"));
+        self.narrator.say(format!("d5, which holds {held} copies, is drained; on the others {copies}"));
         let emptied = async |control: &ControlClient| {
-            let node: Node = get(control, "/v1/nodes/d3").await?;
+            let node: Node = get(control, "/v1/nodes/d5").await?;
             Ok((node.intent == Intent::Drained && node.shards.is_empty()).then_some(()))
         };
-        self.wait("d3 to be empty", emptied).await?;
+        self.wait("d5 to be empty", emptied).await?;
         self.wait_for_rest(6).await?;
         let (took, copies) = (spell(started.elapsed()), self.copies().await?);
-        self.narrator.say(format!("d3 holds nothing after {took}: {copies}"));
+        self.narrator.say(format!("d5 holds nothing after {took}: {copies}"));
         Ok(())
     }
 
@@ -292,14 +294,18 @@ impl<'a> Demo<'a> {
         Ok(Summary { verified, totals, gap, revisions, rack_violations })
     }
 
-    /// Waits for so many alive nodes, all shards with all their copies in sync, and nothing moving.
+    /// Waits for so many alive nodes, all shards with all their copies in sync, and nothing moving for a while.
     async fn wait_for_rest(&mut self, nodes: u64) -> Result<()> {
+        let mut since = Instant::now();
         let rest = async |control: &ControlClient| {
             let health: Health = get(control, "/v1/health").await?;
             let active: Migrations = get(control, "/v1/migrations?active=true").await?;
             let is_whole =
                 health.status == HealthStatus::Healthy && health.shards.active == health.shards.total;
-            Ok((is_whole && health.healthy_nodes == nodes && active.migrations.is_empty()).then_some(()))
+            if !is_whole || health.healthy_nodes != nodes || !active.migrations.is_empty() {
+                since = Instant::now();
+            }
+            Ok((since.elapsed() >= AT_REST).then_some(()))
         };
         self.wait(&format!("{nodes} healthy nodes and no migration under way"), rest).await
     }

@@ -19,7 +19,7 @@ use crate::digits::Digit;
 use crate::narrator::{count, spell};
 
 /// The skewed load counts as known once a node is shown to carry so much more than its share.
-const KNOWN_FACTOR: Thousandths = Thousandths(1_500);
+const KNOWN_FACTOR: Thousandths = Thousandths(1_300);
 /// It counts as spread once the hottest node carries no more than that over the mean.
 const SPREAD_FACTOR: f64 = 1.2;
 /// How long requests are counted to tell who carries how many.
