@@ -26,6 +26,7 @@ mod loads;
 mod plan;
 mod primaries;
 mod problem;
+mod room;
 mod shares;
 mod solve;
 mod standing;
@@ -33,11 +34,12 @@ mod steps;
 mod takers;
 mod words;
 
-pub use build::{free_bytes, is_mass_failure};
+pub use build::is_mass_failure;
 pub use explain::{Explained, explain};
 pub use hotspots::hotspots;
 pub use loads::COOL_DOWN_MS;
 pub use plan::{Extent, LoadMoves, PlanOptions, Planned, Purpose, plan, planned};
+pub use room::Room;
 
 #[cfg(test)]
 mod tests;

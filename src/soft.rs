@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::liveness::Liveness;
 use crate::load::{LoadWatch, NodeLoad, ShardLoad, Told};
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, NodeRow};
 
 /// The two clocks, read once for a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +179,24 @@ impl Soft {
         }
     }
 
+    /// A node that is down tells no more: what others lead of its shards goes on there, and falls with what they tell.
+    fn pass_on_loads_of_the_dead(&mut self, metadata: &Metadata) {
+        let is_left = |row: &&NodeRow| {
+            row.is_down() && self.nodes.get(&row.id).is_some_and(|said| !said.load.shards.is_empty())
+        };
+        let dead: Vec<NodeId> = metadata.nodes().filter(is_left).map(|row| row.id.clone()).collect();
+        for node in dead {
+            let shards =
+                self.nodes.get(&node).map(|said| said.load.shards.keys().copied().collect::<Vec<_>>());
+            for shard in shards.unwrap_or_default() {
+                let primary = metadata.shard(shard).and_then(|row| row.primary.as_ref());
+                if primary != Some(&node) {
+                    self.pass_load_on(&node, primary, shard);
+                }
+            }
+        }
+    }
+
     /// Takes in what a node reported and was accepted: bytes copied, copies deleted or lost.
     pub fn observe_report(&mut self, node: &NodeId, report: &Report, boot_ms: u64) {
         if let Some(soft) = self.nodes.get_mut(node).filter(|_| report.retired || report.lost) {
@@ -206,6 +224,7 @@ impl Soft {
         for row in metadata.nodes() {
             self.observe_registration(&row.id, row.incarnation, boot_ms);
         }
+        self.pass_on_loads_of_the_dead(metadata);
         self.progress.retain(|id, _| metadata.migration(*id).is_some_and(|row| !row.phase.is_ended()));
         for row in metadata.active_migrations() {
             let fresh = |known: Option<&Progress>| Progress {

@@ -133,7 +133,12 @@ impl App {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let _permit = self.limits.plan()?;
+        let permit = self.limits.plan()?;
+        // It goes on when nobody waits for it any more, and takes its place until it has ended.
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
         let failed = |e| ApiError::new(Code::Internal, format!("no plan was made: {e}"));
         coordinator::aside(work).await.map_err(failed)
     }

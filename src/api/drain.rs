@@ -8,7 +8,7 @@ use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{Intent, Plan};
 
 use crate::metadata::{Metadata, NodeRow, Rejection, RejectionCode, ShardRow};
-use crate::placement::{self, LoadMoves, PlanOptions};
+use crate::placement::{self, LoadMoves, PlanOptions, Room};
 use crate::soft::Soft;
 
 /// Most shards, and most nodes of a kind, that a refusal lists.
@@ -103,9 +103,10 @@ impl<'a> Shortage<'a> {
         plan: &Plan,
         stuck: &'a [&'a ShardRow],
     ) -> Self {
+        let now = Room::of(state, soft, state.policy());
         let mut room = BTreeMap::new();
         for node in state.nodes() {
-            if let Some(free) = placement::free_bytes(node, soft, state.policy()) {
+            if let Some(free) = now.left(node) {
                 let coming = plan.moves.iter().filter(|step| step.to.as_ref() == Some(&node.id));
                 let coming: u64 = coming.fold(0, |sum, step| sum.saturating_add(step.bytes));
                 room.insert(&node.id, free.saturating_sub(coming));

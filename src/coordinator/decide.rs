@@ -9,7 +9,7 @@ use super::verdicts::Verdicts;
 use crate::load::LoadWatch;
 use crate::metadata::{Change, Command, MAX_BATCH, Metadata, NewMigration, NodeRow};
 use crate::migration::{self, Parties, Slots, Turn};
-use crate::placement::{LoadMoves, PlanOptions, Planned, Purpose, planned};
+use crate::placement::{LoadMoves, PlanOptions, Planned, Purpose, Room, planned};
 use crate::soft::{Now, Soft};
 
 /// Most bytes that the changes of one command are taken to have (DESIGN.md section 7, "Batches").
@@ -91,6 +91,9 @@ pub fn decide(metadata: &Metadata, soft: &Soft, now: Now, scope: Scope) -> Decis
             if may_migrate {
                 changes.extend(migrations(metadata, soft, &planned, now));
             }
+        } else if soft.load_watch.may_level(now.boot_ms) && metadata.active_migrations().next().is_some() {
+            // No plan, since all slots are taken: levelling has not come to its end.
+            load_watch = Some(soft.load_watch.seen(true, now.boot_ms));
         }
     }
     Decision { commands: batches(changes), levelling, load_watch }
@@ -189,7 +192,8 @@ pub(super) fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, no
     let now_ms = now.wall_ms.max(metadata.log_time_ms());
     let waits = migration::retry_waits(metadata);
     let cooling = migration::cooling(metadata);
-    let mut slots = Slots::wanted(metadata, soft, now);
+    let mut free =
+        Free { slots: Slots::wanted(metadata, soft, now), room: Room::of(metadata, soft, metadata.policy()) };
     let mut seen = BTreeSet::new();
     let copies = |kind: MigrationKind| matches!(kind, MigrationKind::Move | MigrationKind::Add);
     let is_moving = planned.plan.moves.iter().any(|step| copies(step.kind))
@@ -197,7 +201,7 @@ pub(super) fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, no
     let mut changes = Vec::new();
     let (moves, for_load) = planned.plan.moves.split_at(planned.plan.moves.len() - planned.for_load);
     for (place, step) in moves.iter().enumerate() {
-        if slots.is_full() {
+        if free.slots.is_full() {
             break;
         }
         let is_first = seen.insert(step.shard);
@@ -207,14 +211,14 @@ pub(super) fn migrations(metadata: &Metadata, soft: &Soft, planned: &Planned, no
         let is_held = !is_forced && (too_early || cooling.is_cooling(step.shard, step.kind, now_ms));
         if is_first && !waits && !is_held {
             let turn = if is_forced { Turn::QueueAhead } else { Turn::Queue };
-            changes.extend(migrate(metadata, step, turn, &mut slots));
+            changes.extend(migrate(metadata, step, turn, &mut free));
         }
     }
     let is_free = |step: &Move| {
         let waits = waits.get(&step.shard).is_some_and(|until_ms| now_ms < *until_ms);
         !waits && !cooling.is_cooling(step.shard, step.kind, now_ms)
     };
-    changes.extend(for_load_migrations(metadata, for_load, slots, is_free));
+    changes.extend(for_load_migrations(metadata, for_load, free, is_free));
     changes
 }
 
@@ -225,10 +229,10 @@ pub(super) fn comes_back(first: &Move, second: &Move) -> bool {
 
 /// Those of the moves for load that find free slots; both halves of an exchange or none, since one alone would leave copies or
 /// primaries uneven by number.
-fn for_load_migrations(
-    metadata: &Metadata,
-    mut moves: &[Move],
-    mut slots: Slots<'_>,
+fn for_load_migrations<'a>(
+    metadata: &'a Metadata,
+    mut moves: &'a [Move],
+    mut free: Free<'a>,
     is_free: impl Fn(&Move) -> bool,
 ) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -236,7 +240,7 @@ fn for_load_migrations(
         let halves = 1 + usize::from(moves.get(1).is_some_and(|second| comes_back(first, second)));
         let (exchange, rest) = moves.split_at(halves);
         moves = rest;
-        let mut taken = slots.clone();
+        let mut taken = free.clone();
         let turns = [Turn::Queue, Turn::QueueToo];
         let migrations = exchange
             .iter()
@@ -244,16 +248,36 @@ fn for_load_migrations(
             .map(|(step, turn)| migrate(metadata, step, turn, &mut taken).filter(|_| is_free(step)));
         if let Some(migrations) = migrations.collect::<Option<Vec<_>>>() {
             changes.extend(migrations);
-            slots = taken;
+            free = taken;
         }
     }
     changes
 }
 
-fn migrate(metadata: &Metadata, step: &Move, turn: Turn, slots: &mut Slots<'_>) -> Option<Change> {
+/// What moves that begin take.
+#[derive(Clone)]
+struct Free<'a> {
+    slots: Slots<'a>,
+    room: Room<'a>,
+}
+
+impl<'a> Free<'a> {
+    /// Takes a slot for each party and the room for the copy, if all are there.
+    fn try_take(&mut self, parties: Parties<'_>, step: &'a Move, turn: Turn) -> bool {
+        let to = step.to.as_ref().filter(|_| step.bytes > 0);
+        let has_room = to.is_none_or(|to| self.room.has(to, step.bytes));
+        let is_taken = has_room && self.slots.try_take(parties, turn);
+        if let Some(to) = to.filter(|_| is_taken) {
+            self.room.take(to, step.bytes);
+        }
+        is_taken
+    }
+}
+
+fn migrate<'a>(metadata: &Metadata, step: &'a Move, turn: Turn, free: &mut Free<'a>) -> Option<Change> {
     let shard = metadata.shard(step.shard)?;
     let parties = Parties { shard, kind: step.kind, from: step.from.as_ref(), to: step.to.as_ref() };
-    slots.try_take(parties, turn).then(|| {
+    free.try_take(parties, step, turn).then(|| {
         Change::Migrate(NewMigration {
             shard: step.shard,
             kind: Some(step.kind),
@@ -266,14 +290,17 @@ fn migrate(metadata: &Metadata, step: &Move, turn: Turn, slots: &mut Slots<'_>) 
 }
 
 /// What is still meant of a command that was decided on the state of `base`: changes of shards that are other than they were then
-/// are void, all others stand. None where nothing is left.
+/// are void, and so are moves where an operator paused them or set another policy meanwhile; all others stand. None where nothing is
+/// left.
 pub(super) fn still_meant(command: Command, base: Revision, metadata: &Metadata) -> Option<Command> {
     let Command::Coordinate { mut changes } = command else { return Some(command) };
+    let may_migrate = !metadata.paused() && metadata.policy_revision() <= base;
+    let is_as_then = |shard: &ShardId| metadata.shard(*shard).is_some_and(|row| row.revision <= base);
     changes.retain(|change| match change {
-        Change::Assign { shard, .. }
-        | Change::Migrate(NewMigration { shard, .. })
-        | Change::Retire { shard, .. }
-        | Change::Failover { shard, .. } => metadata.shard(*shard).is_some_and(|row| row.revision <= base),
+        Change::Migrate(NewMigration { shard, .. }) => may_migrate && is_as_then(shard),
+        Change::Assign { shard, .. } | Change::Retire { shard, .. } | Change::Failover { shard, .. } => {
+            is_as_then(shard)
+        }
         Change::Down { .. }
         | Change::Alive { .. }
         | Change::Drained { .. }

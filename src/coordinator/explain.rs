@@ -11,7 +11,7 @@ use super::decide::{comes_back, is_settled, migrations, plan_options};
 use crate::metadata::view::time;
 use crate::metadata::{Change, Metadata, MigrationRow, ShardRow};
 use crate::migration::{self, Lacking, Parties, Slots, Turn};
-use crate::placement::{self, Explained, Planned};
+use crate::placement::{self, Explained, Planned, Room};
 use crate::soft::{Now, Soft};
 
 /// Explains `shard` by the plan that the coordinator would make now; none where there is
@@ -132,6 +132,12 @@ impl Case<'_> {
         }
         let parties =
             Parties { shard: self.row, kind: first.kind, from: first.from.as_ref(), to: first.to.as_ref() };
+        let room = Room::of(self.metadata, self.heard, self.metadata.policy());
+        if let Some(to) = first.to.as_ref().filter(|to| !room.has(to, first.bytes)) {
+            let detail =
+                format!("{to} has no room for its {} bytes before other copies have left", first.bytes);
+            waits.push(reason("room_first", detail));
+        }
         let turn = if is_forced { Turn::QueueAhead } else { Turn::Queue };
         let slots = Slots::wanted(self.metadata, self.heard, self.now);
         waits.extend(slots.lacking(parties, turn).map(lacking));

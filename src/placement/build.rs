@@ -6,6 +6,7 @@ use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{HeldShard, Intent, MigrationKind, RebalancePolicy, Role, ShardStatus};
 
 use super::problem::{Copies, Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
+use super::room::Room;
 use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
 use crate::soft::Soft;
 
@@ -50,15 +51,6 @@ pub fn is_mass_failure(metadata: &Metadata, policy: &RebalancePolicy, now_ms: u6
         && gone.saturating_mul(1_000) >= policy.mass_failure_share.0.saturating_mul(all)
 }
 
-/// What a node may still take below the disk watermark, by what it said that it holds; none where it has no limit of bytes.
-pub fn free_bytes(node: &NodeRow, soft: &Soft, policy: &RebalancePolicy) -> Option<u64> {
-    let watermark = u128::from(policy.disk_watermark.0);
-    node.capacity_bytes.map(|capacity| {
-        let limit = u64::try_from(u128::from(capacity) * watermark / 1_000).unwrap_or(u64::MAX);
-        limit.saturating_sub(soft.nodes.get(&node.id).map_or(0, |soft| soft.size_bytes()))
-    })
-}
-
 impl Built {
     pub(crate) fn of(source: Source<'_>) -> Self {
         let metadata = source.metadata;
@@ -72,9 +64,10 @@ impl Built {
             .map(|(zone, _)| zone_names.binary_search(zone).unwrap_or(zone_names.len()))
             .collect();
         let is_held_back = is_mass_failure(metadata, source.policy, source.now_ms);
+        let room = Room::of(metadata, source.soft, source.policy);
         let specs = metadata.nodes().map(|node| {
             let rack = racks.get(&(node.zone.as_deref(), node.rack.as_deref())).copied().unwrap_or(0);
-            source.node_spec(node, rack, is_held_back)
+            source.node_spec(node, rack, &room, is_held_back)
         });
         let nodes: Vec<NodeId> = metadata.nodes().map(|node| node.id.clone()).collect();
         let (shards, specs_of_shards) = source.shard_specs(&nodes);
@@ -178,9 +171,8 @@ impl ShardSpec {
 }
 
 impl Source<'_> {
-    fn node_spec(&self, node: &NodeRow, rack: usize, is_held_back: bool) -> NodeSpec {
-        let free_bytes = free_bytes(node, self.soft, self.policy);
-        let is_full = free_bytes == Some(0) || node.capacity.0 == 0;
+    fn node_spec(&self, node: &NodeRow, rack: usize, room: &Room<'_>, is_held_back: bool) -> NodeSpec {
+        let is_full = room.below_watermark(node) == Some(0) || node.capacity.0 == 0;
         let is_draining = self.assume_draining == Some(&node.id);
         let usage = match (node.verdict, node.intent) {
             (Verdict::Down { .. }, Intent::Maintenance) => NodeUse::Away,
@@ -199,7 +191,7 @@ impl Source<'_> {
             (Verdict::Alive, Intent::Schedulable) if is_full => NodeUse::Full,
             (Verdict::Alive, Intent::Schedulable) => NodeUse::Open,
         };
-        NodeSpec { weight: node.capacity.0, rack, usage, free_bytes }
+        NodeSpec { weight: node.capacity.0, rack, usage, free_bytes: room.left(node) }
     }
 
     /// Each shard's spec, by number.

@@ -15,6 +15,9 @@ use super::problem::NodeIndex;
 /// Most trials of one plan: each may look at every shard that the plan changes.
 const MAX_TRIALS: usize = 2_000;
 
+/// After so many in vain, one after the other, what is above the bound is taken for needed.
+const MAX_VAIN: usize = 64;
+
 /// Copyings of shards that had copies before.
 pub(crate) fn copyings(layout: &Layout<'_>) -> u64 {
     let of_shard = |shard: usize| {
@@ -27,18 +30,20 @@ pub(crate) fn copyings(layout: &Layout<'_>) -> u64 {
 /// Takes back up to `most` copyings, with every node as even as it is.
 pub(crate) fn take_back(layout: &mut Layout<'_>, targets: &Targets<'_>, most: u64) {
     let mut level = Level::of(layout, targets);
-    let mut left = (most, MAX_TRIALS);
+    let (mut left, mut trials, mut vain) = (most, 0, 0);
     let mut is_news = true;
     while std::mem::take(&mut is_news) {
         for place in 0..level.layout.touched().len() {
             let shard = level.layout.touched()[place];
             for (from, to) in returns(level.layout, shard) {
-                if left.0 == 0 || left.1 == 0 {
+                if left == 0 || trials == MAX_TRIALS || vain == MAX_VAIN {
                     return;
                 }
-                left.1 -= 1;
+                trials += 1;
+                vain += 1;
                 if try_back(&mut level, shard, from, to) {
-                    left.0 -= 1;
+                    left -= 1;
+                    vain = 0;
                     is_news = true;
                     break;
                 }

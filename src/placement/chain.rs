@@ -225,7 +225,8 @@ impl<'c, 'v, 'l, 'a, 's> Search<'c, 'v, 'l, 'a, 's> {
             let spec = &layout.problem.shards[shard];
             let is_free = layout.is_new(shard) || layout.is_fresh(shard, node);
             let price = if is_free { cost } else { cost + 1 };
-            for rack in 0..self.free.len() {
+            let racks = if price > self.most { 0 } else { self.free.len() };
+            for rack in 0..racks {
                 let open = if is_free { &self.free[rack] } else { &self.fresh[rack] };
                 if open.is_empty() || !layout.is_spread_in(shard, rack, Some(node), Counting::All) {
                     continue;

@@ -46,7 +46,6 @@ pub(crate) fn force_these(layout: &mut Layout<'_>, mut shards: Vec<usize>) -> Un
                 let replaced = force.replace_bad();
                 let added = force.add_missing();
                 let spread = force.spread();
-                force.remove_idle();
                 replaced.or(added).or(spread)
             }
         };
@@ -75,6 +74,21 @@ fn is_wrong(layout: &Layout<'_>, shard: usize) -> bool {
 fn is_crowded(layout: &Layout<'_>, shard: usize, node: NodeIndex) -> bool {
     let usage = layout.problem.nodes[node].usage;
     usage.gives() && layout.crowding(shard, node) > 0
+}
+
+/// Idle copies go once the shard has all that it wants, or where they can't be filled. Once all copies have their place, since
+/// levelling may send elsewhere what was to fill one.
+pub(crate) fn remove_idle(layout: &mut Layout<'_>) {
+    let problem = layout.problem;
+    for (shard, spec) in problem.shards.iter().enumerate() {
+        let has_all = layout.copies[shard].len() >= problem.replication_factor;
+        for node in spec.idle.iter().copied().filter(|_| spec.usage == ShardUse::Open) {
+            let may_go = has_all || !problem.nodes[node].usage.keeps();
+            if may_go && !layout.stands_on(shard, node) {
+                layout.drop_idle(shard, node);
+            }
+        }
+    }
 }
 
 /// One shard whose rules are being restored.
@@ -211,17 +225,6 @@ impl Force<'_, '_> {
             self.relocate(from, to);
         }
         None
-    }
-
-    /// Idle copies go once the shard has all that it wants, or where they can't be filled.
-    fn remove_idle(&mut self) {
-        let has_all = self.layout.copies[self.shard].len() >= self.layout.problem.replication_factor;
-        for node in self.layout.problem.shards[self.shard].idle.clone() {
-            let is_filled = self.copies().any(|copy| copy == node);
-            if !is_filled && (has_all || !self.usage(node).keeps()) {
-                self.layout.drop_idle(self.shard, node);
-            }
-        }
     }
 
     /// Of the first copies of a shard that one leads whose node leads the least.

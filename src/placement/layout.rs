@@ -199,9 +199,15 @@ impl<'a> Layout<'a> {
         self.takes(to) && !self.has(shard, to) && self.has_room(shard, to)
     }
 
-    /// Whether the shard may keep the copy on `node` after all, where the plan had taken it away; the node need take none for that.
+    /// Whether the shard may keep the copy on `node` after all, where the plan had taken it away and the room that it
+    /// filled is still there; the node need take none for that.
     pub(crate) fn may_keep(&self, shard: usize, node: NodeIndex) -> bool {
-        self.problem.nodes[node].usage.keeps() && self.had(shard, node) && !self.stands_on(shard, node)
+        let spec = &self.problem.shards[shard];
+        let has_room = self.free_bytes[node].is_none_or(|free| free >= spec.bytes);
+        self.problem.nodes[node].usage.keeps()
+            && self.had(shard, node)
+            && !self.stands_on(shard, node)
+            && has_room
     }
 
     /// Whether the shard gets its first copies here, which cost nothing.

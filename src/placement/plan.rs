@@ -234,14 +234,24 @@ impl Drawn {
 }
 
 /// Those of the steps that the plan is to have, in order.
-fn chosen(steps: &[Step], options: &PlanOptions) -> Vec<Step> {
+pub(super) fn chosen(steps: &[Step], options: &PlanOptions) -> Vec<Step> {
     let wanted = options.max_moves.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
     let mut begun = BTreeSet::new();
     let is_startable = |step: &&Step| match options.extent {
         Extent::Whole => true,
         Extent::FirstOfEachShard => begun.insert(step.shard),
     };
-    steps.iter().filter(is_startable).take(wanted).copied().collect()
+    let steps: Vec<Step> = steps.iter().filter(is_startable).copied().collect();
+    let mut last = 0;
+    while last < steps.len() {
+        // Half an exchange would leave copies or primaries uneven by number.
+        let both = 1 + usize::from(steps.get(last + 1).is_some_and(|back| back.comes_back_for(&steps[last])));
+        if last + both > wanted {
+            break;
+        }
+        last += both;
+    }
+    steps[..last].to_vec()
 }
 
 /// Copies on each node after `steps`.

@@ -160,6 +160,20 @@ pub(crate) struct Step {
     pub(crate) why: Why,
 }
 
+impl Step {
+    /// Whether it is what comes back for `other`, an exchange for load.
+    pub(crate) fn comes_back_for(&self, other: &Self) -> bool {
+        let is_reverse = match (other.action, self.action) {
+            (Action::Move { from, to }, Action::Move { from: giver, to: taker })
+            | (Action::Promote { from, to }, Action::Promote { from: giver, to: taker }) => {
+                (from, to) == (taker, giver)
+            }
+            _ => false,
+        };
+        is_reverse && self.why == Why::LevelLoad && other.why == Why::LevelLoad
+    }
+}
+
 /// What is done with a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {

@@ -84,6 +84,7 @@ pub(crate) fn solve_by_orders(problem: &Problem, orders: &Orders<'_>) -> Solutio
     let unplaced = forced::force(&mut layout);
     let lower_bound = lower_bound(&layout, &before, None);
     hashed::follow(&mut layout, orders);
+    forced::remove_idle(&mut layout);
     settle_primaries(&mut layout);
     forced::leave_maintenance(&mut layout);
     hashed::lead(&mut layout, orders);
@@ -106,6 +107,7 @@ pub(crate) fn solve_with_load(
     let before = layout.count.clone();
     let mut unplaced = forced::force(&mut layout);
     let levelled = levelling.map(|levelling| level(&mut layout, &before, levelling, &mut unplaced));
+    forced::remove_idle(&mut layout);
     settle_primaries(&mut layout);
     forced::leave_maintenance(&mut layout);
     let mut measure = None;

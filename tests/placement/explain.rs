@@ -434,3 +434,38 @@ fn primaries_are_evened_out_after_copies() {
     assert_says(wait(waiting, "copies_first"), &["once no copy is on its way"]);
     assert!(told.iter().any(|told| told.next.first().is_some_and(|step| step.kind == MigrationKind::Move)));
 }
+
+/// It began at once, on a node that was to have room for it only once others had left.
+#[test]
+fn a_copy_waits_for_the_room_that_others_leave() {
+    let mut cluster = cluster(&["", "", ""], &[&[0][..]; 9]);
+    cluster.shards.iter_mut().for_each(|shard| shard.size_bytes = 100);
+    cluster.nodes[0].capacity_bytes = Some(1_000);
+    cluster.shards[8] = Shard { copies: vec![2], size_bytes: 350, ..Shard::default() };
+    cluster.set_condition(2, Condition::Draining);
+    let mut world = World::of(&cluster);
+    // So that no other node takes it.
+    let retire = Change::Retire { shard: ShardId(8), node: id("b"), if_epoch: Epoch(1) };
+    world.apply(Command::Coordinate { changes: vec![retire] });
+    let told = world.later(8);
+    assert_eq!(told.next[0].to, Some(id("a")));
+    assert_says(
+        wait(&told, "room_first"),
+        &["a has no room for its 350 bytes before other copies have left"],
+    );
+    assert!((0..8).any(|shard| !world.later(shard).next.is_empty() && world.later(shard).waits.is_empty()));
+}
+
+/// What was on its way to a node counted for nothing, so that more was sent there than it has room for.
+#[test]
+fn what_is_on_its_way_to_a_node_takes_its_room() {
+    let mut cluster = cluster(&["", ""], &[&[0], &[0]]);
+    cluster.shards.iter_mut().for_each(|shard| shard.size_bytes = 500);
+    cluster.nodes[1].capacity_bytes = Some(1_000);
+    cluster.set_condition(0, Condition::Draining);
+    let mut world = World::of(&cluster);
+    world.queue_next(0);
+    let told = world.later(1);
+    assert_eq!((copy(&told, "a").code.as_str(), &told.next[..]), ("stuck", &[][..]));
+    assert_says(wait(&told, "no_room"), &["b has 400 bytes left and the copy needs 500"]);
+}

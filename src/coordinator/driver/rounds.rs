@@ -56,7 +56,8 @@ struct Snapshot {
 struct Planning {
     began: Instant,
     base: Revision,
-    decision: Pin<Box<dyn Future<Output = Result<Decision, JoinError>> + Send>>,
+    /// With how long it took.
+    decision: Pin<Box<dyn Future<Output = Result<(Decision, Duration), JoinError>> + Send>>,
 }
 
 /// What a decision leaves for the next one's soft state.
@@ -107,8 +108,7 @@ impl Patience {
         let (began, base) = (planning.began, planning.base);
         self.planning = None;
         match decided {
-            Ok(decision) => {
-                let took = began.elapsed();
+            Ok((decision, took)) => {
                 self.not_before = began + WHOLE_AFTER.max(took * 10);
                 self.by = began + WHOLE_EVERY.max(took * 10);
                 (self.base, self.waiting) = (base, decision.commands.into());
@@ -237,7 +237,11 @@ impl Driver {
         let base = snapshot.metadata.revision();
         (patience.is_dirty, patience.looked_at) = (false, base);
         let planner = self.planner.clone();
-        let work = move || planner(&snapshot.metadata, &snapshot.soft, snapshot.now);
+        let work = move || {
+            let began = Instant::now();
+            let decision = planner(&snapshot.metadata, &snapshot.soft, snapshot.now);
+            (decision, began.elapsed())
+        };
         patience.planning = Some(Planning { began: Instant::now(), base, decision: Box::pin(aside(work)) });
         true
     }

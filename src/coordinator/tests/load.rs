@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use ruvector_cluster_client::ids::{NodeId, ShardId, Thousandths};
 use ruvector_cluster_client::wire::{Explanation, MigrationKind};
 
-use super::super::explain;
+use super::super::{Scope, decide, explain};
 use super::world::TICK_MS;
 use super::{World, id, settled};
 use crate::load::{LONG_MS, SUSTAINED_MS};
-use crate::metadata::{Change, NewMigration};
+use crate::metadata::{Change, Command, NewMigration};
 use crate::placement::{COOL_DOWN_MS, hotspots};
 
 fn migrations(world: &World) -> Vec<NewMigration> {
@@ -124,6 +124,54 @@ fn what_is_known_of_a_shards_load_goes_with_its_primaryship() {
     let heir = world.metadata.shard(shard.id).unwrap().primary.clone().unwrap();
     assert_ne!(heir, id("d1"));
     assert!(sure(&world, &heir).is_some_and(|reads| reads > 39_000), "{:?}", sure(&world, &heir));
+}
+
+/// What a node told before it died stayed the load of its shards for ever, though nobody asked for them any more.
+#[test]
+fn a_dead_nodes_load_falls_with_what_the_new_primary_tells() {
+    let mut world = settled();
+    even(&mut world, 40_000, 20_000);
+    world.run_ms(6 * LONG_MS);
+    let led = world.metadata.shards().filter(|shard| shard.primary == Some(id("d1"))).map(|shard| shard.id);
+    let led: Vec<ShardId> = led.collect();
+    world.kill("d1");
+    world.load.retain(|shard, _| !led.contains(shard));
+    world.run_ms(10 * LONG_MS);
+    let sure = |shard: &ShardId| {
+        let known = world.soft.nodes.values().filter_map(|said| said.load.shards.get(shard));
+        known.map(|load| load.reads.sure()).max().unwrap_or(0)
+    };
+    assert!(led.iter().all(|shard| sure(shard) < 100), "{:?}", led.iter().map(sure).collect::<Vec<_>>());
+}
+
+/// While all slots were taken no plan was made, and after a minute levelling counted as ended.
+#[test]
+fn levelling_goes_on_while_all_slots_are_taken() {
+    let mut world = settled();
+    let began_ms = world.now_ms;
+    for looked_ms in (0..=SUSTAINED_MS).step_by(10_000) {
+        world.soft.load_watch = world.soft.load_watch.seen(true, began_ms + looked_ms);
+    }
+    world.now_ms += SUSTAINED_MS;
+    world.set_policy(|policy| policy.max_migrations = 1);
+    let row = world.metadata.shards().next().unwrap().clone();
+    let ask = NewMigration {
+        shard: row.id,
+        kind: Some(MigrationKind::Promote),
+        from: None,
+        to: Some(row.replicas[0].clone()),
+        if_epoch: None,
+        reason: "asked".to_owned(),
+    };
+    world.apply(Command::Migrate { migrations: vec![ask], plan: None });
+    let mut watch = world.soft.load_watch;
+    for _ in 0..5 {
+        world.now_ms += 30_000;
+        let decision = decide(&world.metadata, &world.soft, world.now(), Scope::Patient);
+        watch = decision.load_watch.unwrap();
+        world.soft.load_watch = watch;
+    }
+    assert!(watch.may_level(world.now_ms));
 }
 
 #[test]

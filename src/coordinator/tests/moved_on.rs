@@ -92,3 +92,17 @@ fn a_plan_of_which_nothing_is_left_is_not_proposed() {
 fn urgent_round(world: &mut World) {
     world.tick_in(Scope::Urgent);
 }
+
+/// A pause was answered, and then the plan that was being made began its moves.
+#[test]
+fn no_move_of_an_older_plan_begins_after_a_pause_or_under_another_policy() {
+    let mut world = settled();
+    world.join("d7", "r1");
+    let (base, command) = planned(&mut world);
+    assert!(still_meant(command.clone(), base, &world.metadata).is_some());
+    world.apply(Command::SetPaused { paused: true });
+    assert_eq!(still_meant(command.clone(), base, &world.metadata), None);
+    world.apply(Command::SetPaused { paused: false });
+    world.set_policy(|policy| policy.enabled = false);
+    assert_eq!(still_meant(command, base, &world.metadata), None);
+}
