@@ -49,6 +49,9 @@ const TAKERS: (usize, usize) = (20, 8);
 /// Copies looked at on each side of the one that fits an exchange best.
 const LOOKED_AT: usize = 6;
 
+/// The same for bytes, which don't fluctuate: many shards are as large as each other, so that the first ones say little of the others.
+const LOOKED_AT_FOR_BYTES: usize = 4 * LOOKED_AT;
+
 /// What is levelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What<'a> {
@@ -66,6 +69,13 @@ impl What<'_> {
         match self {
             Self::Load => Why::LevelLoad,
             Self::Bytes { .. } => Why::LevelBytes,
+        }
+    }
+
+    fn looked_at(self) -> usize {
+        match self {
+            Self::Load => LOOKED_AT,
+            Self::Bytes { .. } => LOOKED_AT_FOR_BYTES,
         }
     }
 }
@@ -346,7 +356,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             let keeps =
                 |back| self.keeps_counts(from, to, shard, back) && self.keeps_load(from, to, shard, back);
             let fits = |back: usize| self.may_go(back, to, from) && keeps(Some(back));
-            let backs = around(&led, wanted, LOOKED_AT).chain(around(&others, wanted, LOOKED_AT));
+            let each = self.levelling.what.looked_at();
+            let backs = around(&led, wanted, each).chain(around(&others, wanted, each));
             let backs = backs.filter(|(_, back)| fits(*back));
             let backs = backs.map(|(amount, back)| (amount, Some(back)));
             let alone = keeps(None).then_some((0, None));

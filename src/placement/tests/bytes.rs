@@ -109,7 +109,7 @@ fn bytes_lie_by_capacity_and_begin_to_be_levelled_above_the_starting_threshold()
     assert_eq!(plan(&problem, None, STOP).steps, []);
     let led = |problem: &Problem, shard: usize| problem.shards[shard].copies[0].node == 0;
     for shard in (0..96).filter(|shard| led(&problem, *shard)).collect::<Vec<_>>() {
-        problem.shards[shard].bytes = 5 * GIB;
+        problem.shards[shard].bytes = 6 * GIB;
     }
     let between = fullest(&problem);
     assert!((STOP + 1..=START).contains(&between), "{between}");
