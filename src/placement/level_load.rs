@@ -10,7 +10,8 @@
 //! a plan at most, and never where the plan touches it for another reason, and a plan has at most [`MAX_STEPS`] such steps.
 //!
 //! Bytes are levelled like load that is written only, by copies alone; and no change brings a node's load above the stopping
-//! threshold, or raises it where it is above.
+//! threshold, or raises it where it is above. So load and bytes do not undo each other for ever: what nodes of one weight
+//! carry beyond that threshold, squared and summed, falls by each change for load and rises by none for bytes.
 //!
 //! Caveats: one change at a time, the best at hand: no optimum is promised. Among takers of copies only the least loaded are looked
 //! at. A shard that alone carries more than a node's share stays the node's excess.
