@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ruvector_cluster_client::ids::{NodeId, ShardId};
-use ruvector_cluster_client::wire::MigrationKind;
+use ruvector_cluster_client::wire::{MigrationKind, Move, Strategy};
 
 use super::super::decide::plan_options;
 use super::super::explain;
 use super::world::TICK_MS;
 use super::{World, id, settled};
 use crate::metadata::{Change, NewMigration};
-use crate::placement::{COOL_DOWN_MS, planned};
+use crate::placement::{COOL_DOWN_MS, PlanOptions, planned};
 
 const GIB: u64 = 1 << 30;
 
@@ -149,4 +149,21 @@ fn explain_tells_what_moves_for_bytes_and_that_both_halves_begin_together() {
         assert!(counts.iter().all(|count| (30..=34).contains(count)), "{counts:?}");
     }
     assert!(fullest(&world) <= 1_100, "{}", fullest(&world));
+}
+
+#[test]
+fn hashed_strategies_level_no_bytes() {
+    let mut world = settled();
+    skew(&mut world);
+    world.set_policy(|policy| policy.enabled = false);
+    world.run_ms(2_000);
+    world.set_policy(|policy| policy.enabled = true);
+    for (strategy, is_levelled) in
+        [(Strategy::Balanced, true), (Strategy::Ketama, false), (Strategy::Jump, false)]
+    {
+        let options = PlanOptions { strategy, ..plan_options(&world.metadata, &world.soft, world.now()) };
+        let plan = planned(&world.metadata, &world.soft, world.metadata.policy(), &options).plan;
+        let is_for_bytes = |step: &Move| step.reason.contains("bytes");
+        assert_eq!(plan.moves.iter().any(is_for_bytes), is_levelled, "{strategy:?}");
+    }
 }
