@@ -300,8 +300,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
                 self.layout.copies[shard].iter().skip(1).filter(|copy| copy.in_sync && leads(copy.node))
             {
                 let to = copy.node;
-                let backs = around(&backs[to], amount - self.nodes.ideal(from, to), 1);
-                let backs = backs.map(|(amount, back)| (amount, Some(back)));
+                let (below, above) = near(&backs[to], amount - self.nodes.ideal(from, to), 1);
+                let backs = below.iter().chain(above).map(|(amount, back)| (*amount, Some(*back)));
                 let alone = self.may_shift(&self.primaries, &self.layout.primaries, from, to, 1);
                 for (returned, back) in backs.chain(alone.then_some((0, None))) {
                     let returned = back.map(|_| returned);
@@ -353,19 +353,20 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             backs.into_iter().partition(|(_, back)| self.layout.leads(*back, to));
         let mut best: Option<Change> = None;
         for (amount, shard) in given.iter().copied().filter(|(_, shard)| self.may_go(*shard, from, to)) {
-            let wanted = amount - self.nodes.ideal(from, to);
-            let keeps =
-                |back| self.keeps_counts(from, to, shard, back) && self.keeps_load(from, to, shard, back);
-            let fits = |back: usize| self.may_go(back, to, from) && keeps(Some(back));
-            let each = self.levelling.what.looked_at();
-            let backs = around(&led, wanted, each).chain(around(&others, wanted, each));
-            let backs = backs.filter(|(_, back)| fits(*back));
-            let backs = backs.map(|(amount, back)| (amount, Some(back)));
-            let alone = keeps(None).then_some((0, None));
-            for (returned, back) in backs.chain(alone) {
-                let returned = back.map(|_| returned);
-                let worth = self.worth((from, to), amount, returned, Means::Copy);
-                best = best.max(worth.map(|worth| Change { worth, shard, to, back }));
+            let change = |returned: i128, back: Option<usize>| {
+                let worth = self.worth((from, to), amount, back.map(|_| returned), Means::Copy)?;
+                let fits = back.is_none_or(|back| self.may_go(back, to, from))
+                    && self.keeps_counts(from, to, shard, back)
+                    && self.keeps_load(from, to, shard, back);
+                fits.then_some(Change { worth, shard, to, back })
+            };
+            let exchange = |(returned, back): &(i128, usize)| change(*returned, Some(*back));
+            best = best.max(change(0, None));
+            for backs in [&led, &others] {
+                let wanted = amount - self.nodes.ideal(from, to);
+                let (below, above) = near(backs, wanted, self.levelling.what.looked_at());
+                // The further from what is wanted, the less it is worth: the first that fits is the best of its side.
+                best = best.max(below.iter().rev().find_map(exchange)).max(above.iter().find_map(exchange));
             }
         }
         best
@@ -406,10 +407,10 @@ fn is_free(layout: &Layout<'_>, levelling: &LoadLevelling<'_>, shard: usize) -> 
         && !layout.is_touched(shard)
 }
 
-/// Up to `each` entries on both sides of `wanted`.
-fn around(sorted: &[(i128, usize)], wanted: i128, each: usize) -> impl Iterator<Item = (i128, usize)> {
+/// Up to `each` entries below `wanted`, and from it on.
+fn near(sorted: &[(i128, usize)], wanted: i128, each: usize) -> (&[(i128, usize)], &[(i128, usize)]) {
     let middle = sorted.partition_point(|(amount, _)| *amount < wanted);
     let first = middle.saturating_sub(each);
     let last = middle.saturating_add(each).min(sorted.len());
-    sorted[first..last].iter().copied()
+    (&sorted[first..middle], &sorted[middle..last])
 }
