@@ -98,6 +98,9 @@ pub(crate) struct LoadLevelling<'a> {
     pub(crate) upto: u64,
 }
 
+/// What a shard carries, as a share, and its number.
+type Amount = (i128, usize);
+
 /// A change, and what it is worth beyond its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Change {
@@ -282,7 +285,7 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
     /// The hand-over from `from`, or exchange of two, that brings the most.
     fn best_hand_over(&self, from: NodeIndex, class: Class) -> Option<Change> {
         // By taker: what it leads and could hand over to `from`, the least read first.
-        let mut backs: Vec<Vec<(i128, usize)>> = vec![Vec::new(); self.held.len()];
+        let mut backs: Vec<Vec<Amount>> = vec![Vec::new(); self.held.len()];
         for shard in self.free(from) {
             let copies = &self.layout.copies[shard];
             if copies.iter().skip(1).any(|copy| copy.node == from && copy.in_sync) {
@@ -324,7 +327,7 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
 
     /// The copy that leaves `from`, perhaps in exchange, that brings the most.
     fn best_copy(&self, from: NodeIndex, class: Class, ranked: &[NodeIndex]) -> Option<Change> {
-        let mut given: Vec<(i128, usize)> = self
+        let mut given: Vec<Amount> = self
             .free(from)
             .filter(|shard| self.class(*shard) == class)
             .map(|shard| (self.amount(shard, from, Means::Copy), shard))
@@ -342,8 +345,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
         takers.into_iter().filter_map(of_taker).max()
     }
 
-    fn best_copy_to(&self, from: NodeIndex, to: NodeIndex, given: &[(i128, usize)]) -> Option<Change> {
-        let mut backs: Vec<(i128, usize)> = match self.layout.takes(from) {
+    fn best_copy_to(&self, from: NodeIndex, to: NodeIndex, given: &[Amount]) -> Option<Change> {
+        let mut backs: Vec<Amount> = match self.layout.takes(from) {
             true => self.free(to).map(|shard| (self.amount(shard, to, Means::Copy), shard)).collect(),
             false => Vec::new(),
         };
@@ -360,7 +363,7 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
                     && self.keeps_load(from, to, shard, back);
                 fits.then_some(Change { worth, shard, to, back })
             };
-            let exchange = |(returned, back): &(i128, usize)| change(*returned, Some(*back));
+            let exchange = |(returned, back): &Amount| change(*returned, Some(*back));
             best = best.max(change(0, None));
             for backs in [&led, &others] {
                 let wanted = amount - self.nodes.ideal(from, to);
@@ -408,7 +411,7 @@ fn is_free(layout: &Layout<'_>, levelling: &LoadLevelling<'_>, shard: usize) -> 
 }
 
 /// Up to `each` entries below `wanted`, and from it on.
-fn near(sorted: &[(i128, usize)], wanted: i128, each: usize) -> (&[(i128, usize)], &[(i128, usize)]) {
+fn near(sorted: &[Amount], wanted: i128, each: usize) -> (&[Amount], &[Amount]) {
     let middle = sorted.partition_point(|(amount, _)| *amount < wanted);
     let first = middle.saturating_sub(each);
     let last = middle.saturating_add(each).min(sorted.len());
