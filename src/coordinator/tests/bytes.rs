@@ -167,3 +167,25 @@ fn hashed_strategies_level_no_bytes() {
         assert_eq!(plan.moves.iter().any(is_for_bytes), is_levelled, "{strategy:?}");
     }
 }
+
+#[test]
+fn a_shard_that_moved_for_its_bytes_rests_before_it_moves_for_them_again() {
+    let mut world = settled();
+    skew(&mut world);
+    world.run_ms(2_000);
+    world.settle();
+    let moved: Vec<ShardId> = migrations(&world).iter().map(|asked| asked.shard).collect();
+    // Now they are the large ones.
+    let bytes = |shard: u32| if moved.contains(&ShardId(shard)) { 64 * GIB } else { GIB };
+    world.sizes = (0..64).map(|shard| (ShardId(shard), bytes(shard))).collect();
+    let moves_again = |world: &mut World, after_ms: u64| {
+        world.set_policy(|policy| policy.enabled = false);
+        world.run_ms(after_ms);
+        world.set_policy(|policy| policy.enabled = true);
+        let options = plan_options(&world.metadata, &world.soft, world.now());
+        let plan = planned(&world.metadata, &world.soft, world.metadata.policy(), &options).plan;
+        plan.moves.iter().any(|step| moved.contains(&step.shard))
+    };
+    assert!(!moves_again(&mut world, 2_000) && fullest(&world) > 1_100);
+    assert!(moves_again(&mut world, COOL_DOWN_MS));
+}
