@@ -159,7 +159,7 @@ impl NodeLoad {
     }
 }
 
-/// For how long load has been uneven, and whether it is being levelled.
+/// For how long load has been uneven, and whether it, or bytes, is being levelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LoadWatch {
     /// Boot clock: uneven since then, without a break.
@@ -168,6 +168,9 @@ pub struct LoadWatch {
     seen_ms: u64,
     /// Levelling began, and something is left to do.
     is_levelling: bool,
+    /// The same of bytes.
+    #[serde(default)]
+    levels_bytes: bool,
 }
 
 impl LoadWatch {
@@ -177,6 +180,17 @@ impl LoadWatch {
         let is_sustained =
             self.uneven_since_ms.is_some_and(|since| boot_ms.saturating_sub(since) >= SUSTAINED_MS);
         is_seen && (self.is_levelling || is_sustained)
+    }
+
+    /// Whether levelling of bytes began, and something is left to do.
+    pub fn levels_bytes(&self) -> bool {
+        self.levels_bytes
+    }
+
+    /// The same watch, and whether bytes are being levelled.
+    #[must_use]
+    pub fn with_bytes(self, levels_bytes: bool) -> Self {
+        Self { levels_bytes, ..self }
     }
 
     /// The watch after a look. `is_uneven` while it only looks: beyond the starting threshold; while load is being levelled:
@@ -189,7 +203,7 @@ impl LoadWatch {
         let is_levelling = self.may_level(boot_ms);
         let unbroken = |_: &u64| boot_ms.saturating_sub(self.seen_ms) <= BREAK_MS;
         let since_ms = self.uneven_since_ms.filter(unbroken).unwrap_or(boot_ms);
-        Self { uneven_since_ms: Some(since_ms), seen_ms: boot_ms, is_levelling }
+        Self { uneven_since_ms: Some(since_ms), seen_ms: boot_ms, is_levelling, levels_bytes: false }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Hard rules, kept by every step's result and, where it can be, on the way: at most one copy of a shard a node; copies in
 //! different zones, then racks, as far as these suffice; no new copy on a node that is down, drained, in maintenance, over its
-//! disk watermark or without capacity. Then, in order: fewest moves, copies and primaries by capacity weight, then load.
+//! disk watermark or without capacity. Then, in order: fewest moves, copies and primaries by capacity weight, then load, then bytes.
 //!
 //! Invariant: a plan never fails. What can't be placed is reported with a reason and left as it is.
 

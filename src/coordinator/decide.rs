@@ -106,7 +106,8 @@ fn plan(metadata: &Metadata, soft: &Soft, now: Now) -> Planned {
 /// What the coordinator's own plan is made by.
 pub(super) fn plan_options(metadata: &Metadata, soft: &Soft, now: Now) -> PlanOptions {
     let now_ms = now.wall_ms.max(metadata.log_time_ms());
-    let purpose = Purpose::Automatic { levelling: soft.levelling };
+    let purpose =
+        Purpose::Automatic { levelling: soft.levelling, levelling_bytes: soft.load_watch.levels_bytes() };
     let load = if soft.load_watch.may_level(now.boot_ms) { LoadMoves::Settled } else { LoadMoves::Watched };
     PlanOptions { purpose, load, ..PlanOptions::for_operator(now_ms, metadata.policy()) }
 }
@@ -116,7 +117,8 @@ fn watched(metadata: &Metadata, soft: &Soft, planned: &Planned, now: Now) -> Opt
     let is_uneven = planned.is_load_uneven?;
     let is_under_way =
         soft.load_watch.may_level(now.boot_ms) && metadata.active_migrations().next().is_some();
-    Some(soft.load_watch.seen(is_uneven || is_under_way, now.boot_ms))
+    let seen = soft.load_watch.seen(is_uneven || is_under_way, now.boot_ms);
+    Some(seen.with_bytes(planned.is_levelling_bytes))
 }
 
 /// Drains that are complete and maintenances that are over.

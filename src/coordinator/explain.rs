@@ -145,9 +145,8 @@ impl Case<'_> {
             return;
         }
         if let Some(other) = self.exchanged_for(others) {
-            let detail = format!(
-                "it is exchanged with shard {other} for load, and both begin together: that one waits"
-            );
+            let detail =
+                format!("it is exchanged with shard {other}, and both begin together: that one waits");
             waits.push(reason("exchange", detail));
             return;
         }

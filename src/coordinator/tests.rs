@@ -1,5 +1,6 @@
 //! Deciding and applying in a closed loop with data nodes that do at once what they are assigned.
 
+mod bytes;
 mod cool_down;
 mod day;
 mod load;

@@ -8,7 +8,7 @@ use ruvector_cluster_client::wire::{HeldShard, Intent, MigrationKind, RebalanceP
 use super::problem::{Copies, Copy, NodeIndex, NodeSpec, NodeUse, Problem, ShardSpec, ShardUse};
 use super::room::Room;
 use crate::metadata::{Metadata, NodeRow, ShardRow, Verdict};
-use crate::soft::Soft;
+use crate::soft::{Soft, SoftNode};
 
 /// Nodes gone at once from which on it may look like a partition; one node alone never does.
 const MASS_FAILURE_NODES: u64 = 2;
@@ -21,6 +21,8 @@ pub(crate) struct Built {
     pub(crate) nodes: Vec<NodeId>,
     /// By shard index.
     pub(crate) shards: Vec<ShardId>,
+    /// Whether the primary of every shard that has one is up and has told its size.
+    pub(crate) are_sizes_known: bool,
 }
 
 /// What the problem is built from.
@@ -70,7 +72,7 @@ impl Built {
             source.node_spec(node, rack, &room, is_held_back)
         });
         let nodes: Vec<NodeId> = metadata.nodes().map(|node| node.id.clone()).collect();
-        let (shards, specs_of_shards) = source.shard_specs(&nodes);
+        let (shards, specs_of_shards, are_sizes_known) = source.shard_specs(&nodes);
         let problem = Problem {
             nodes: specs.collect(),
             zone_of_rack,
@@ -78,7 +80,7 @@ impl Built {
             shards: specs_of_shards,
             replication_factor: metadata.replication_factor(),
         };
-        Self { problem, nodes, shards }
+        Self { problem, nodes, shards, are_sizes_known }
     }
 }
 
@@ -104,6 +106,8 @@ struct Gathered {
     rows: Vec<u32>,
     /// Bytes of the primary's copy.
     bytes: Vec<u64>,
+    /// Whether all of these were told.
+    are_known: bool,
 }
 
 /// Added to the number of copies where one is the primary.
@@ -112,15 +116,17 @@ const HAS_PRIMARY: u32 = 1 << 31;
 impl Gathered {
     fn of(source: &Source<'_>, nodes: &[NodeId], ids: &[ShardId]) -> Self {
         let wanted = source.metadata.replication_factor();
-        let mut gathered =
-            Self { wanted, rows: vec![0; ids.len() * (wanted + 1)], bytes: vec![0; ids.len()] };
+        let (rows, bytes) = (vec![0; ids.len() * (wanted + 1)], vec![0; ids.len()]);
+        let mut gathered = Self { wanted, rows, bytes, are_known: true };
         for (node, number) in nodes.iter().zip(0_u32..) {
             let said = source.soft.nodes.get(node);
+            let is_heard = said.is_some_and(|said| source.is_heard(node, said));
             // Both ascend, so one walk finds what was said of each copy.
             let mut said = said.into_iter().flat_map(|soft| &soft.held).peekable();
             for (shard, role) in source.metadata.roles_of(node) {
                 while said.next_if(|(held, _)| **held < shard).is_some() {}
                 let said = said.next_if(|(held, _)| **held == shard).map(|(_, held)| held);
+                gathered.are_known &= role != Role::Primary || (is_heard && said.is_some());
                 if let Some(place) = place_of(ids, shard) {
                     gathered.hold(place, number, role, said);
                 }
@@ -194,11 +200,17 @@ impl Source<'_> {
         NodeSpec { weight: node.capacity.0, rack, usage, free_bytes: room.left(node) }
     }
 
-    /// Each shard's spec, by number.
+    /// Whether the node's present run listed all that it holds, and is up.
+    fn is_heard(&self, node: &NodeId, said: &SoftNode) -> bool {
+        let is_this_run = |row: &NodeRow| row.incarnation == said.incarnation && !row.is_down();
+        said.complete && self.metadata.node(node).is_some_and(is_this_run)
+    }
+
+    /// Each shard's spec, by number, and whether all sizes are known.
     ///
     /// Most shards have all that they want, in sync, on nodes that are alive: their copies are gathered from what each node holds,
     /// so that neither a name is looked up for them nor their row.
-    fn shard_specs(&self, nodes: &[NodeId]) -> (Vec<ShardId>, Vec<ShardSpec>) {
+    fn shard_specs(&self, nodes: &[NodeId]) -> (Vec<ShardId>, Vec<ShardSpec>, bool) {
         let (ids, status): (Vec<ShardId>, Vec<ShardStatus>) = self.metadata.shard_statuses().unzip();
         let gathered = Gathered::of(self, nodes, &ids);
         let spec = |(place, (id, status)): (usize, (&ShardId, &ShardStatus))| {
@@ -220,7 +232,7 @@ impl Source<'_> {
                 specs[place].barred.push(node);
             }
         }
-        (ids, specs)
+        (ids, specs, gathered.are_known)
     }
 
     fn shard_spec(&self, shard: &ShardRow, nodes: &[NodeId]) -> ShardSpec {

@@ -7,7 +7,7 @@
 //! A copy is *fresh* where its shard had none before: to move it on costs nothing more.
 
 use super::caps::Caps;
-use super::problem::{Copies, Copy, NodeIndex, Problem, ShardUse};
+use super::problem::{Copies, Copy, NodeIndex, Problem, ShardUse, Why};
 
 /// Which copies of a shard count for the rule on zones and racks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) primaries: Vec<u64>,
     /// Idle copies that are to go.
     pub(crate) dropped: Vec<(usize, NodeIndex)>,
-    /// Shards that were changed for their load and for nothing else, in the order of the changes.
-    pub(crate) for_load: Vec<usize>,
+    /// Shards that were changed for their load or their bytes and for nothing else, in the order of the changes.
+    pub(crate) for_load: Vec<(usize, Why)>,
     /// Bytes that each node may take; none when unlimited.
     free_bytes: Vec<Option<u64>>,
     /// Shards that get their first copies here.

@@ -1,4 +1,4 @@
-//! Evens out load, after copies and primaries are even by number, and within what that leaves free.
+//! Evens out load, and after it bytes, after copies and primaries are even by number, and within what that leaves free.
 //!
 //! While the most loaded node carries more than the stopping threshold times its share, it gives load away, the cheapest means
 //! first: primaryships are handed over, which copies nothing; then copies go. Shards that are hot themselves go last, unless little comes of
@@ -9,6 +9,10 @@
 //! no change is ever undone by a later one; and what noise could bring is not worth its cost. Besides, a shard is touched once in
 //! a plan at most, and never where the plan touches it for another reason, and a plan has at most [`MAX_STEPS`] such steps.
 //!
+//! Bytes are levelled like load that is written only, by copies alone; and no change brings a node's load above the stopping
+//! threshold, or raises it where it is above. So load and bytes do not undo each other for ever: what nodes of one weight
+//! carry beyond that threshold, squared and summed, falls by each change for load and rises by none for bytes.
+//!
 //! Caveats: one change at a time, the best at hand: no optimum is promised. Among takers of copies only the least loaded are looked
 //! at. A shard that alone carries more than a node's share stays the node's excess.
 
@@ -16,10 +20,10 @@ use super::bound::Marks;
 use super::layout::{Counting, Layout};
 use super::level::Targets;
 use super::loads::{ALL, Loads, NodeLoads};
-use super::problem::{NodeIndex, ShardUse};
+use super::problem::{NodeIndex, ShardUse, Why};
 use super::shares::Shares;
 
-/// Most steps of one plan that level load; what is left comes with the next.
+/// Most steps of one plan that level load and bytes; what is left comes with the next.
 pub(crate) const MAX_STEPS: usize = 64;
 
 /// Most nodes that are looked at in vain.
@@ -46,9 +50,42 @@ const TAKERS: (usize, usize) = (20, 8);
 /// Copies looked at on each side of the one that fits an exchange best.
 const LOOKED_AT: usize = 6;
 
+/// The same for bytes, which don't fluctuate: many shards are as large as each other, so that the first ones say little of the others.
+const LOOKED_AT_FOR_BYTES: usize = 4 * LOOKED_AT;
+
+/// What is levelled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What<'a> {
+    /// Requests.
+    Load,
+    /// Bytes, told as [`Loads::of_bytes`] does.
+    Bytes {
+        /// Requests, which are to stay even; none while there are none.
+        beside: Option<&'a Loads>,
+    },
+}
+
+impl What<'_> {
+    fn why(self) -> Why {
+        match self {
+            Self::Load => Why::LevelLoad,
+            Self::Bytes { .. } => Why::LevelBytes,
+        }
+    }
+
+    fn looked_at(self) -> usize {
+        match self {
+            Self::Load => LOOKED_AT,
+            Self::Bytes { .. } => LOOKED_AT_FOR_BYTES,
+        }
+    }
+}
+
 /// What to level, and how far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadLevelling<'a> {
+    /// What it is.
+    pub(crate) what: What<'a>,
     /// How loaded shards are.
     pub(crate) loads: &'a Loads,
     /// Nothing is levelled while no node carries more thousandths of its share.
@@ -60,6 +97,9 @@ pub(crate) struct LoadLevelling<'a> {
     /// How even copies and primaries stay by number, in thousandths.
     pub(crate) upto: u64,
 }
+
+/// What a shard carries, as a share, and its number.
+type Amount = (i128, usize);
 
 /// A change, and what it is worth beyond its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,20 +132,25 @@ pub(crate) fn is_uneven(layout: &Layout<'_>, levelling: &LoadLevelling<'_>) -> b
         .is_some_and(|of| nodes.clone().any(|node| of.factor(node) > levelling.start))
 }
 
-/// Levels load where that may begin.
-pub(crate) fn level_load(layout: &mut Layout<'_>, levelling: &LoadLevelling<'_>) {
-    if !is_uneven(layout, levelling) {
-        return;
+/// Levels load where that may begin; answers whether it may.
+pub(crate) fn level_load(layout: &mut Layout<'_>, levelling: &LoadLevelling<'_>) -> bool {
+    let begins = is_uneven(layout, levelling);
+    if begins && let Some(mut level) = LevelLoad::of(layout, levelling) {
+        match levelling.what {
+            What::Load => level.run(Means::HandOver),
+            What::Bytes { .. } => {}
+        }
+        level.run(Means::Copy);
     }
-    let Some(mut level) = LevelLoad::of(layout, levelling) else { return };
-    level.run(Means::HandOver);
-    level.run(Means::Copy);
+    begins
 }
 
 struct LevelLoad<'l, 'a, 'o> {
     layout: &'l mut Layout<'a>,
     levelling: &'o LoadLevelling<'o>,
     nodes: NodeLoads,
+    /// What must stay even meanwhile.
+    beside: Option<(&'o Loads, NodeLoads)>,
     /// Shards of each node that may be changed, ascending.
     held: Vec<Vec<usize>>,
     copies: Vec<Marks>,
@@ -118,6 +163,10 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
     fn of(layout: &'l mut Layout<'a>, levelling: &'o LoadLevelling<'o>) -> Option<Self> {
         let problem = layout.problem;
         let nodes = NodeLoads::of(layout, levelling.loads)?;
+        let beside = match levelling.what {
+            What::Bytes { beside: Some(loads) } => NodeLoads::of(layout, loads).map(|nodes| (loads, nodes)),
+            What::Bytes { beside: None } | What::Load => None,
+        };
         let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
         let copies = Targets::of(layout, &shares, levelling.upto).marks;
         let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
@@ -126,14 +175,15 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
         let primaries = (0..problem.nodes.len()).map(mark).collect();
         let all: u128 =
             (0..problem.shards.len()).map(|shard| u128::from(levelling.loads.of_copy(shard, true))).sum();
-        let hot_from = all * u128::from(levelling.hot_factor) / (1_000 * problem.shards.len().max(1) as u128);
+        let hot_from =
+            all.saturating_mul(levelling.hot_factor.into()) / (1_000 * problem.shards.len().max(1) as u128);
         let mut held = vec![Vec::new(); problem.nodes.len()];
         for (shard, copies) in
             layout.copies.iter().enumerate().filter(|(id, _)| is_free(layout, levelling, *id))
         {
             copies.iter().for_each(|copy| held[copy.node].push(shard));
         }
-        Some(Self { layout, levelling, nodes, held, copies, primaries, hot_from })
+        Some(Self { layout, levelling, nodes, beside, held, copies, primaries, hot_from })
     }
 
     /// Relieves the most loaded nodes until none is left that can be.
@@ -171,13 +221,16 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
     fn make(&mut self, from: NodeIndex, change: Change, means: Means) {
         let mut go = |shard, from, to| {
             let amount = self.amount(shard, from, means);
+            if let Some((loads, nodes)) = &mut self.beside {
+                let amount = nodes.share(loads.of_copy(shard, self.layout.leads(shard, from)));
+                nodes.shift(from, to, amount);
+            }
             match means {
                 Means::HandOver => self.layout.promote(shard, to),
                 Means::Copy => self.layout.relocate(shard, from, to),
             }
-            self.layout.for_load.push(shard);
-            self.nodes.load[from] -= amount;
-            self.nodes.load[to] += amount;
+            self.layout.for_load.push((shard, self.levelling.what.why()));
+            self.nodes.shift(from, to, amount);
         };
         go(change.shard, from, change.to);
         if let Some(back) = change.back {
@@ -232,7 +285,7 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
     /// The hand-over from `from`, or exchange of two, that brings the most.
     fn best_hand_over(&self, from: NodeIndex, class: Class) -> Option<Change> {
         // By taker: what it leads and could hand over to `from`, the least read first.
-        let mut backs: Vec<Vec<(i128, usize)>> = vec![Vec::new(); self.held.len()];
+        let mut backs: Vec<Vec<Amount>> = vec![Vec::new(); self.held.len()];
         for shard in self.free(from) {
             let copies = &self.layout.copies[shard];
             if copies.iter().skip(1).any(|copy| copy.node == from && copy.in_sync) {
@@ -250,8 +303,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
                 self.layout.copies[shard].iter().skip(1).filter(|copy| copy.in_sync && leads(copy.node))
             {
                 let to = copy.node;
-                let backs = around(&backs[to], amount - self.nodes.ideal(from, to), 1);
-                let backs = backs.map(|(amount, back)| (amount, Some(back)));
+                let (below, above) = near(&backs[to], amount - self.nodes.ideal(from, to), 1);
+                let backs = below.iter().chain(above).map(|(amount, back)| (*amount, Some(*back)));
                 let alone = self.may_shift(&self.primaries, &self.layout.primaries, from, to, 1);
                 for (returned, back) in backs.chain(alone.then_some((0, None))) {
                     let returned = back.map(|_| returned);
@@ -274,7 +327,7 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
 
     /// The copy that leaves `from`, perhaps in exchange, that brings the most.
     fn best_copy(&self, from: NodeIndex, class: Class, ranked: &[NodeIndex]) -> Option<Change> {
-        let mut given: Vec<(i128, usize)> = self
+        let mut given: Vec<Amount> = self
             .free(from)
             .filter(|shard| self.class(*shard) == class)
             .map(|shard| (self.amount(shard, from, Means::Copy), shard))
@@ -292,8 +345,8 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
         takers.into_iter().filter_map(of_taker).max()
     }
 
-    fn best_copy_to(&self, from: NodeIndex, to: NodeIndex, given: &[(i128, usize)]) -> Option<Change> {
-        let mut backs: Vec<(i128, usize)> = match self.layout.takes(from) {
+    fn best_copy_to(&self, from: NodeIndex, to: NodeIndex, given: &[Amount]) -> Option<Change> {
+        let mut backs: Vec<Amount> = match self.layout.takes(from) {
             true => self.free(to).map(|shard| (self.amount(shard, to, Means::Copy), shard)).collect(),
             false => Vec::new(),
         };
@@ -303,17 +356,20 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             backs.into_iter().partition(|(_, back)| self.layout.leads(*back, to));
         let mut best: Option<Change> = None;
         for (amount, shard) in given.iter().copied().filter(|(_, shard)| self.may_go(*shard, from, to)) {
-            let wanted = amount - self.nodes.ideal(from, to);
-            let fits =
-                |back: usize| self.may_go(back, to, from) && self.keeps_counts(from, to, shard, Some(back));
-            let backs = around(&led, wanted, LOOKED_AT).chain(around(&others, wanted, LOOKED_AT));
-            let backs = backs.filter(|(_, back)| fits(*back));
-            let backs = backs.map(|(amount, back)| (amount, Some(back)));
-            let alone = self.keeps_counts(from, to, shard, None).then_some((0, None));
-            for (returned, back) in backs.chain(alone) {
-                let returned = back.map(|_| returned);
-                let worth = self.worth((from, to), amount, returned, Means::Copy);
-                best = best.max(worth.map(|worth| Change { worth, shard, to, back }));
+            let change = |returned: i128, back: Option<usize>| {
+                let worth = self.worth((from, to), amount, back.map(|_| returned), Means::Copy)?;
+                let fits = back.is_none_or(|back| self.may_go(back, to, from))
+                    && self.keeps_counts(from, to, shard, back)
+                    && self.keeps_load(from, to, shard, back);
+                fits.then_some(Change { worth, shard, to, back })
+            };
+            let exchange = |(returned, back): &Amount| change(*returned, Some(*back));
+            best = best.max(change(0, None));
+            for backs in [&led, &others] {
+                let wanted = amount - self.nodes.ideal(from, to);
+                let (below, above) = near(backs, wanted, self.levelling.what.looked_at());
+                // The further from what is wanted, the less it is worth: the first that fits is the best of its side.
+                best = best.max(below.iter().rev().find_map(exchange)).max(above.iter().find_map(exchange));
             }
         }
         best
@@ -333,9 +389,19 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
         self.may_shift(&self.copies, &self.layout.count, from, to, copies)
             && self.may_shift(&self.primaries, &self.layout.primaries, from, to, primaries)
     }
+
+    /// Whether what must stay even does.
+    fn keeps_load(&self, from: NodeIndex, to: NodeIndex, shard: usize, back: Option<usize>) -> bool {
+        self.beside.as_ref().is_none_or(|(loads, nodes)| {
+            let load = |shard, node| nodes.share(loads.of_copy(shard, self.layout.leads(shard, node)));
+            let amount = load(shard, from) - back.map_or(0, |back| load(back, to));
+            let upto = self.levelling.stop;
+            nodes.bears(to, amount, upto) && nodes.bears(from, -amount, upto)
+        })
+    }
 }
 
-/// Whether the plan may change the shard for its load.
+/// Whether the plan may change the shard for its load, or its bytes.
 fn is_free(layout: &Layout<'_>, levelling: &LoadLevelling<'_>, shard: usize) -> bool {
     let spec = &layout.problem.shards[shard];
     spec.usage == ShardUse::Open
@@ -344,10 +410,10 @@ fn is_free(layout: &Layout<'_>, levelling: &LoadLevelling<'_>, shard: usize) -> 
         && !layout.is_touched(shard)
 }
 
-/// Up to `each` entries on both sides of `wanted`.
-fn around(sorted: &[(i128, usize)], wanted: i128, each: usize) -> impl Iterator<Item = (i128, usize)> {
+/// Up to `each` entries below `wanted`, and from it on.
+fn near(sorted: &[Amount], wanted: i128, each: usize) -> (&[Amount], &[Amount]) {
     let middle = sorted.partition_point(|(amount, _)| *amount < wanted);
     let first = middle.saturating_sub(each);
     let last = middle.saturating_add(each).min(sorted.len());
-    sorted[first..last].iter().copied()
+    (&sorted[first..middle], &sorted[middle..last])
 }

@@ -5,6 +5,8 @@
 //! copies' writes and of its primaries' reads. It is told as a share of what all nodes carry that can give and take, against the
 //! node's share of their capacity; so 1,000 thousandths is the mean.
 //!
+//! Bytes are told in the same way: each copy has the bytes of its shard, as if they were its writes, and nobody reads.
+//!
 //! Both are scaled to 32 binary places, so that products of two loads and a weight stay far below 2^127.
 
 use ruvector_cluster_client::ids::{NodeId, ShardId};
@@ -12,7 +14,7 @@ use ruvector_cluster_client::wire::Phase;
 
 use super::build::place_of;
 use super::layout::Layout;
-use super::problem::{NodeIndex, NodeSpec, Problem};
+use super::problem::{NodeIndex, NodeSpec, Problem, ShardSpec};
 use crate::metadata::Metadata;
 use crate::soft::Soft;
 
@@ -27,6 +29,10 @@ pub(crate) const ALL: i128 = 1 << PLACES;
 
 /// Below so many thousandths of a request a second a node's mean load is nothing that could be levelled.
 const LEAST_MEAN: u128 = 1_000;
+
+/// Below so many bytes a node on average they count as even. A disk that could fill up holds hundreds of times as much; and a
+/// tenth of that is copied in a second or two, so that small clusters would be shuffled for nothing anyone notices.
+const LEAST_MEAN_BYTES: u128 = 1 << 30;
 
 /// Of each shard, by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +69,22 @@ impl Loads {
             }
         }
         Some(loads)
+    }
+
+    /// The bytes of the problem's shards, as writes; none while nodes hold hardly any.
+    pub(crate) fn of_bytes(problem: &Problem) -> Option<Self> {
+        let count = |node: NodeIndex| counts(&problem.nodes[node]);
+        let nodes = (0..problem.nodes.len()).filter(|node| count(*node)).count() as u128;
+        let held = |shard: &ShardSpec| {
+            let copies = shard.copies.iter().filter(|copy| count(copy.node)).count();
+            u128::from(shard.bytes) * copies as u128
+        };
+        let (shards, all) = (problem.shards.len(), problem.shards.iter().map(held).sum::<u128>());
+        (all >= LEAST_MEAN_BYTES * nodes).then(|| Self {
+            reads: vec![0; shards],
+            writes: problem.shards.iter().map(|shard| shard.bytes).collect(),
+            rests: vec![false; shards],
+        })
     }
 
     /// Shards whose last migration ended less than [`COOL_DOWN_MS`] ago are left alone.
@@ -145,6 +167,17 @@ impl NodeLoads {
     pub(crate) fn told(&self, node: NodeIndex) -> u64 {
         let load = u128::try_from(self.load[node]).unwrap_or(0);
         u64::try_from((load * self.total + (1 << (PLACES - 1))) >> PLACES).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the node's load stays within `upto` thousandths of its share, or does not rise, where `more` comes.
+    pub(crate) fn bears(&self, node: NodeIndex, more: i128, upto: u64) -> bool {
+        more <= 0 || (self.load[node] + more) * 1_000 <= i128::from(upto) * self.weight[node]
+    }
+
+    /// `amount` goes from one to the other.
+    pub(crate) fn shift(&mut self, from: NodeIndex, to: NodeIndex, amount: i128) {
+        self.load[from] -= amount;
+        self.load[to] += amount;
     }
 
     /// By how much the sum over all nodes of load squared over weight falls, when `amount` goes from one to the other.

@@ -7,10 +7,10 @@ use ruvector_cluster_client::wire::{Balance, MigrationKind, Move, Plan, Rebalanc
 
 use super::build::{Built, Source};
 use super::hashed::Orders;
-use super::level_load::LoadLevelling;
+use super::level_load::{LoadLevelling, What};
 use super::loads::Loads;
 use super::problem::{Action, Problem, Step, Tolerance, Why};
-use super::solve::{Levelling, OnLoad, Solution, solve_by_orders, solve_with_load};
+use super::solve::{Levelling, OnLoad, Solution, solve_all, solve_by_orders};
 use super::words::Words;
 use crate::metadata::Metadata;
 use crate::soft::Soft;
@@ -27,10 +27,12 @@ pub enum Purpose {
     Automatic {
         /// Levelling began and has not reached its stopping threshold.
         levelling: bool,
+        /// Levelling of bytes did.
+        levelling_bytes: bool,
     },
 }
 
-/// What a plan does about load that lies unevenly.
+/// What a plan does about load that lies unevenly. Where that is nothing more, bytes are levelled in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadMoves {
     /// Nothing: it is only told whether load is beyond the starting threshold.
@@ -94,14 +96,34 @@ impl PlanOptions {
         }
     }
 
+    /// The same for bytes. They don't fluctuate, so that nothing is waited for.
+    fn on_bytes<'a>(
+        &self,
+        policy: &RebalancePolicy,
+        (bytes, loads): (Option<&'a Loads>, Option<&'a Loads>),
+        of: Levelling,
+    ) -> OnLoad<'a> {
+        let Some(bytes) = bytes else { return OnLoad::Nothing };
+        let by = by_policy(policy, bytes, of.stop);
+        // No shard is too hot to go first.
+        let begins = LoadLevelling { what: What::Bytes { beside: loads }, hot_factor: u64::MAX, ..by };
+        let goes_on = LoadLevelling { start: begins.stop, ..begins };
+        match (self.purpose, self.load) {
+            (_, LoadMoves::All) => OnLoad::LevelToo(goes_on),
+            (Purpose::Automatic { levelling_bytes: true, .. }, _) => OnLoad::Level(goes_on),
+            (Purpose::Automatic { levelling_bytes: false, .. }, _) => OnLoad::Level(begins),
+            (Purpose::Operator, LoadMoves::Watched | LoadMoves::Settled) => OnLoad::Nothing,
+        }
+    }
+
     fn levelling(&self, policy: &RebalancePolicy) -> Option<Levelling> {
         let tolerance = |value: Thousandths| Tolerance { upto_thousandths: value.0.clamp(1_000, 2_000) };
         let stop = tolerance(policy.stop_imbalance.min(policy.start_imbalance));
         match self.purpose {
             Purpose::Operator => Some(Levelling { start: Tolerance::NONE, stop: Tolerance::NONE }),
             Purpose::Automatic { .. } if !policy.enabled => None,
-            Purpose::Automatic { levelling: true } => Some(Levelling { start: stop, stop }),
-            Purpose::Automatic { levelling: false } => {
+            Purpose::Automatic { levelling: true, .. } => Some(Levelling { start: stop, stop }),
+            Purpose::Automatic { levelling: false, .. } => {
                 Some(Levelling { start: tolerance(policy.start_imbalance), stop })
             }
         }
@@ -117,6 +139,7 @@ pub(crate) fn by_policy<'a>(
     let within = |value: Thousandths| value.0.max(1_000);
     let stop = within(policy.stop_imbalance.min(policy.start_imbalance));
     LoadLevelling {
+        what: What::Load,
         loads,
         start: within(policy.start_imbalance),
         stop,
@@ -136,8 +159,10 @@ pub struct Planned {
     pub is_levelling: bool,
     /// How many of the moves, from the front, restore a rule.
     pub forced: usize,
-    /// How many of the moves, from the back, level load.
+    /// How many of the moves, from the back, level load or bytes.
     pub for_load: usize,
+    /// Whether bytes are being levelled.
+    pub is_levelling_bytes: bool,
     /// Watched: whether load is beyond the starting threshold. Else whether something is done about it. None where something
     /// else comes first.
     pub is_load_uneven: Option<bool>,
@@ -179,14 +204,20 @@ impl Drawn {
             Orders::of(&built.problem, &built.nodes, &joined_ms, &built.shards, options.strategy)
         });
         let loads = Loads::of(&built.problem, &built.nodes, &built.shards, soft);
-        let loads = match options.load {
-            LoadMoves::Settled => loads.map(|loads| loads.resting(metadata, &built.shards, options.now_ms)),
-            LoadMoves::Watched | LoadMoves::All => loads,
+        let bytes = Loads::of_bytes(&built.problem).filter(|_| built.are_sizes_known);
+        let resting = |loads: Loads| match options.load {
+            LoadMoves::Watched | LoadMoves::Settled => loads.resting(metadata, &built.shards, options.now_ms),
+            LoadMoves::All => loads,
         };
-        let on_load = levelling.map_or(OnLoad::Nothing, |upto| options.on_load(policy, loads.as_ref(), upto));
+        let (loads, bytes) = (loads.map(resting), bytes.map(resting));
+        let on = |upto| {
+            let carried = (bytes.as_ref(), loads.as_ref());
+            (options.on_load(policy, carried.1, upto), options.on_bytes(policy, carried, upto))
+        };
+        let (on_load, on_bytes) = levelling.map_or((OnLoad::Nothing, OnLoad::Nothing), on);
         let solution = match &orders {
             Some(orders) => solve_by_orders(&built.problem, orders),
-            None => solve_with_load(&built.problem, levelling, on_load),
+            None => solve_all(&built.problem, levelling, on_load, on_bytes),
         };
         Self { built, solution, levelling, loads }
     }
@@ -219,8 +250,9 @@ impl Drawn {
                 infeasible: words.infeasible(solution, most),
             },
             assigned: assigned.collect(),
-            is_levelling: steps.iter().any(|step| !step.why.is_forced() && step.why != Why::LevelLoad),
-            for_load: steps.iter().rev().take_while(|step| step.why == Why::LevelLoad).count(),
+            is_levelling: steps.iter().any(|step| !step.why.is_forced() && !step.why.is_for_load()),
+            for_load: steps.iter().rev().take_while(|step| step.why.is_for_load()).count(),
+            is_levelling_bytes: steps.iter().any(|step| step.why == Why::LevelBytes),
             is_load_uneven: match options.load {
                 LoadMoves::Watched => solution.is_load_uneven,
                 LoadMoves::Settled | LoadMoves::All => {
@@ -320,6 +352,7 @@ impl Why {
             Self::Level => "copies lie unevenly",
             Self::LevelPrimaries => "primaries lie unevenly",
             Self::LevelLoad => "load lies unevenly over the nodes",
+            Self::LevelBytes => "bytes lie unevenly over the nodes",
         }
     }
 }

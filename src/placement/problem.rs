@@ -226,12 +226,19 @@ pub(crate) enum Why {
     LevelPrimaries,
     /// The node that gives carries more load than its share; or, of an exchange, what comes back.
     LevelLoad,
+    /// The node that gives carries more bytes than its share; or, of an exchange, what comes back.
+    LevelBytes,
 }
 
 impl Why {
     /// Whether the step restores a rule, rather than evens something out.
     pub(crate) fn is_forced(self) -> bool {
         self < Self::Level
+    }
+
+    /// Whether the step evens out what copies carry, load or bytes, rather than how many they are.
+    pub(crate) fn is_for_load(self) -> bool {
+        self >= Self::LevelLoad
     }
 }
 

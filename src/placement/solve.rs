@@ -30,7 +30,7 @@ impl Levelling {
     pub(crate) const FULL: Self = Self { start: Tolerance::NONE, stop: Tolerance::NONE };
 }
 
-/// What is done about load.
+/// What is done about load, or about bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OnLoad<'a> {
     /// Nothing.
@@ -103,6 +103,16 @@ pub(crate) fn solve_with_load(
     levelling: Option<Levelling>,
     on_load: OnLoad<'_>,
 ) -> Solution {
+    solve_all(problem, levelling, on_load, OnLoad::Nothing)
+}
+
+/// The same, and what is to be done about bytes, where load needs nothing.
+pub(crate) fn solve_all(
+    problem: &Problem,
+    levelling: Option<Levelling>,
+    on_load: OnLoad<'_>,
+    on_bytes: OnLoad<'_>,
+) -> Solution {
     let mut layout = Layout::new(problem);
     let before = layout.count.clone();
     let mut unplaced = forced::force(&mut layout);
@@ -125,20 +135,28 @@ pub(crate) fn solve_with_load(
         (!targets.are_missed(&layout)).then_some(targets.marks)
     });
     let lower_bound = lower_bound(&layout, &before, marks.as_deref());
-    let is_settled = layout.is_as_before();
-    let is_load_uneven = match on_load {
-        OnLoad::Idle => Some(false),
-        OnLoad::Watch(of) if is_settled => Some(is_uneven(&layout, &of)),
-        OnLoad::Level(of) if is_settled => Some(is_uneven(&layout, &of)),
-        OnLoad::Nothing | OnLoad::Watch(_) | OnLoad::Level(_) | OnLoad::LevelToo(_) => None,
-    };
-    match on_load {
-        OnLoad::Level(of) if is_settled => level_load(&mut layout, &of),
-        OnLoad::LevelToo(of) => level_load(&mut layout, &of),
-        OnLoad::Nothing | OnLoad::Idle | OnLoad::Watch(_) | OnLoad::Level(_) => {}
-    }
+    let is_load_uneven = level_carried(&mut layout, on_load, true);
+    // What was to be levelled and is as before can't be helped.
+    let is_load_settled = is_load_uneven == Some(false) || matches!(on_load, OnLoad::Level(_));
+    level_carried(&mut layout, on_bytes, is_load_settled);
     let solution = told(layout, before, measure, lower_bound, unplaced);
     Solution { is_load_uneven, ..solution }
+}
+
+/// Levels what copies carry, as far as that is wanted and may be now. Answers whether it is uneven by the starting threshold; none
+/// where that was not looked at.
+fn level_carried(layout: &mut Layout<'_>, on: OnLoad<'_>, may_begin: bool) -> Option<bool> {
+    let is_settled = may_begin && layout.is_as_before();
+    match on {
+        OnLoad::Idle => Some(false),
+        OnLoad::Watch(of) if is_settled => Some(is_uneven(layout, &of)),
+        OnLoad::Level(of) if is_settled => Some(level_load(layout, &of)),
+        OnLoad::LevelToo(of) => {
+            level_load(layout, &of);
+            None
+        }
+        OnLoad::Nothing | OnLoad::Watch(_) | OnLoad::Level(_) => None,
+    }
 }
 
 /// Levels copies where that may begin. Answers the shares that they are measured by, and whether it began.

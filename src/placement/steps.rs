@@ -5,7 +5,7 @@
 //! the one that it replaces leaves, no step has fewer in-sync copies than the one before it.
 //!
 //! Order: what restores a rule, shards in danger first; then levelling, the fullest givers and the emptiest takers first; then
-//! hand-overs that only even out primaries; then what evens out load, in the order in which it was decided.
+//! hand-overs that only even out primaries; then what evens out load, and then bytes, in the order in which it was decided.
 
 use std::collections::BTreeMap;
 
@@ -114,17 +114,16 @@ pub(crate) fn steps(layout: &Layout<'_>, before: &[u64], shares: Option<&Shares>
     let mut count = before.to_vec();
     let mut dropped: Vec<(usize, NodeIndex)> = layout.dropped.clone();
     dropped.sort_unstable();
-    let for_load: BTreeMap<usize, usize> =
-        layout.for_load.iter().enumerate().map(|(turn, shard)| (*shard, turn)).collect();
+    let for_load: BTreeMap<usize, (Why, usize)> =
+        layout.for_load.iter().enumerate().map(|(turn, (shard, why))| (*shard, (*why, turn))).collect();
     for shard in shards.into_iter().filter(|shard| !layout.is_new(*shard)) {
         let from = dropped.partition_point(|(of, _)| *of < shard);
         let dropped = dropped[from..].iter().take_while(|(of, _)| *of == shard).map(|(_, node)| *node);
         let mut least = (0, i128::MIN);
         for (place, (action, why)) in of_shard(layout, shard, dropped.collect()).into_iter().enumerate() {
-            let turn = for_load.get(&shard).copied();
-            let why = if turn.is_some() { Why::LevelLoad } else { why };
+            let (why, turn) = for_load.get(&shard).copied().unwrap_or((why, 0));
             let rank = match why {
-                Why::LevelLoad => (3, turn.map_or(0, |turn| turn as i128)),
+                Why::LevelLoad | Why::LevelBytes => (3, turn as i128),
                 Why::Level => (1, rank_of(&mut count, action, shares)),
                 Why::LevelPrimaries => (2, 0),
                 _ => (0, safety(layout, shard) as i128),

@@ -1,5 +1,6 @@
 //! The solver on small and random problems: rules kept, fewest moves, stable under repetition and order.
 
+mod bytes;
 mod hashing;
 mod load;
 mod oracle;

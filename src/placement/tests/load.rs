@@ -5,7 +5,7 @@ use ruvector_cluster_client::wire::RebalancePolicy;
 
 use super::super::layout::Layout;
 use super::super::level::Targets;
-use super::super::level_load::{LoadLevelling, MAX_STEPS};
+use super::super::level_load::{LoadLevelling, MAX_STEPS, What};
 use super::super::loads::{Loads, NodeLoads};
 use super::super::plan::{PlanOptions, chosen};
 use super::super::problem::{Action, NodeSpec, NodeUse, Problem, ShardUse, Step, Tolerance, Why};
@@ -13,11 +13,11 @@ use super::super::shares::Shares;
 use super::super::solve::{Levelling, OnLoad, Solution, solve, solve_with_load};
 use super::{carry_out, counts, node, primaries, problems, same_cases, settled};
 
-const START: u64 = 1_100;
-const STOP: u64 = 1_050;
+pub(super) const START: u64 = 1_100;
+pub(super) const STOP: u64 = 1_050;
 
-fn by(loads: &Loads, start: u64) -> LoadLevelling<'_> {
-    LoadLevelling { loads, start, stop: STOP, hot_factor: 2_000, upto: STOP }
+pub(super) fn by(loads: &Loads, start: u64) -> LoadLevelling<'_> {
+    LoadLevelling { what: What::Load, loads, start, stop: STOP, hot_factor: 2_000, upto: STOP }
 }
 
 /// As the coordinator plans: load only where nothing else is to be done.
@@ -44,7 +44,7 @@ fn spread(problem: &mut Problem, loads: &Loads) -> usize {
 }
 
 /// The most loaded node's load over the mean, in thousandths.
-fn hottest(problem: &Problem, loads: &Loads) -> u64 {
+pub(super) fn hottest(problem: &Problem, loads: &Loads) -> u64 {
     let layout = Layout::new(problem);
     NodeLoads::of(&layout, loads)
         .map_or(0, |nodes| (0..problem.nodes.len()).map(|node| nodes.factor(node)).max().unwrap())
@@ -68,7 +68,7 @@ fn least(problem: &Problem, loads: &Loads) -> u64 {
 }
 
 /// Zipf's law with exponent 1 over shards, ranked by `rank`: parts of reads and of writes.
-fn zipf(shards: usize, parts: (u64, u64), rank: impl Fn(usize) -> usize) -> Loads {
+pub(super) fn zipf(shards: usize, parts: (u64, u64), rank: impl Fn(usize) -> usize) -> Loads {
     let part = |part: u64| (0..shards).map(|shard| part * 10_000_000 / (1 + rank(shard) as u64)).collect();
     Loads { reads: part(parts.0), writes: part(parts.1), rests: vec![false; shards] }
 }
@@ -228,14 +228,14 @@ fn max_moves_takes_both_halves_of_an_exchange_or_none() {
 }
 
 /// Whether copies lie outside of what levelling by number allows.
-fn are_counts_missed(problem: &Problem) -> bool {
+pub(super) fn are_counts_missed(problem: &Problem) -> bool {
     let layout = Layout::new(problem);
     let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
     Targets::of(&layout, &shares, STOP).are_missed(&layout)
 }
 
 /// What load levelling makes smaller.
-fn unevenness(problem: &Problem, loads: &Loads) -> i128 {
+pub(super) fn unevenness(problem: &Problem, loads: &Loads) -> i128 {
     let layout = Layout::new(problem);
     let Some(nodes) = NodeLoads::of(&layout, loads) else { return 0 };
     nodes.load.iter().zip(&nodes.weight).map(|(load, weight)| load * load / weight).sum()
