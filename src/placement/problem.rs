@@ -161,7 +161,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Whether it is what comes back for `other`, an exchange for load.
+    /// Whether it is what comes back for `other`, an exchange for load or bytes.
     pub(crate) fn comes_back_for(&self, other: &Self) -> bool {
         let is_reverse = match (other.action, self.action) {
             (Action::Move { from, to }, Action::Move { from: giver, to: taker })
@@ -170,7 +170,7 @@ impl Step {
             }
             _ => false,
         };
-        is_reverse && self.why == Why::LevelLoad && other.why == Why::LevelLoad
+        is_reverse && self.why == other.why && self.why.is_for_load()
     }
 }
 

@@ -52,12 +52,14 @@ struct Snapshot {
     now: Now,
 }
 
+/// A decision that is being made, and how long that took.
+type Deciding = Pin<Box<dyn Future<Output = Result<(Decision, Duration), JoinError>> + Send>>;
+
 /// A decision on a snapshot that is being made.
 struct Planning {
     began: Instant,
     base: Revision,
-    /// With how long it took.
-    decision: Pin<Box<dyn Future<Output = Result<(Decision, Duration), JoinError>> + Send>>,
+    decision: Deciding,
 }
 
 /// What a decision leaves for the next one's soft state.
