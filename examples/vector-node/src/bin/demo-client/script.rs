@@ -158,7 +158,8 @@ impl<'a> Demo<'a> {
         let node: Node = get(&self.control, "/v1/nodes/d6").await?;
         let (copies, primaries) = (node.shards.len(), node.primaries);
         let (took, now) = (spell(started.elapsed()), self.copies().await?);
-        self.narrator.say(format!("d6 holds {copies} and leads {primaries} shards after {took}: {now}"));
+        self.narrator
+            .say(format!("d6 holds {copies} copies and leads {primaries} shards after {took}: {now}"));
         Ok(())
     }
 
