@@ -371,7 +371,7 @@ fn hand_over(
 }
 
 /// Shards that moved a moment ago, and until when (milliseconds since 1970) they are not levelled again: as copies, and as
-/// primaries. Ended rows are kept for 10,000 migrations; of more in one [`COOL_DOWN_MS`] the earliest are forgotten.
+/// primaries. Ended rows are kept for 10,000 migrations; of more in one `COOL_DOWN_MS` the earliest are forgotten.
 pub fn cooling(metadata: &Metadata) -> Cooling {
     let mut cooling = Cooling::default();
     for row in metadata.migrations().filter(|row| row.phase == Phase::Done) {
