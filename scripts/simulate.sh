@@ -15,20 +15,23 @@ export RUSTFLAGS="--cfg tokio_unstable"
 export CARGO_TARGET_DIR="target/simulation"
 built="$CARGO_TARGET_DIR/simulation"
 
-build() { cargo build --quiet --locked --profile simulation "$@" || fail "the simulation does not build"; }
+# Both at once: each alone would build what they share with other features, and so twice.
+build() {
+    cargo build --quiet --locked --profile simulation -p ruvector-cluster-simulation -p ruvector-cluster-model "$@" ||
+        fail "the simulation does not build"
+}
 
 if [ "${1:-}" = --model ]; then
     shift
-    build -p ruvector-cluster-model
+    build
     exec "$built/ruvector-cluster-model" "$@"
 fi
 if [ "${1:-}" != --mutants ]; then
-    build -p ruvector-cluster-simulation
+    build
     exec "$built/ruvector-cluster-simulation" "$@"
 fi
 shift
-build -p ruvector-cluster-simulation -p ruvector-cluster-model --features \
-    ruvector-cluster-simulation/mutants,ruvector-cluster-model/mutants
+build --features ruvector-cluster-simulation/mutants,ruvector-cluster-model/mutants
 told="$(mktemp)"
 trap 'rm -f "$told"' EXIT
 say "== simulation"
