@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A cluster end to end on real vectors: builds, starts 3 control nodes and 5 vector nodes on loopback, loads 1,797 digits, then
-# joins, kills, migrates and drains under a client that never pauses. Exits with 1 if anything is lost, wrong, or failed
-# outside the one gap that a killed primary costs. --keep leaves the cluster running and prints its URLs.
+# joins, kills, migrates, drains and spreads a hot node's load under a client that never pauses. Exits with 1 if anything is
+# lost, wrong, or failed outside the one gap that a killed primary costs. --keep leaves the cluster running and prints its URLs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh

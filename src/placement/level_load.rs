@@ -168,7 +168,10 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             What::Bytes { beside: None } | What::Load => None,
         };
         let shares = Shares::of_copies(problem, &layout.caps, &layout.count);
-        let copies = Targets::of(layout, &shares, levelling.upto).marks;
+        let marks = Targets::of(layout, &shares, levelling.upto).marks.into_iter().enumerate();
+        // Below its share a node that can't take copies would lower that share, and raise those of all others.
+        let least = |node| if layout.takes(node) { 0 } else { shares.ceil(node) };
+        let copies = marks.map(|(node, marks)| Marks { low: marks.low.max(least(node)), ..marks }).collect();
         let shares = Shares::of_primaries(problem, &layout.count, &layout.primaries);
         let mark =
             |node| Marks { low: shares.low(node, levelling.upto), high: shares.high(node, levelling.upto) };

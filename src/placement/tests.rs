@@ -371,7 +371,7 @@ fn a_node_that_still_deletes_a_copy_is_not_planned_to_take_another() {
 }
 
 proptest! {
-    #![proptest_config(same_cases(192))]
+    #![proptest_config(cases(192))]
 
     #[test]
     fn plans_keep_the_rules_and_planning_again_gives_nothing(mut problem in problems()) {

@@ -308,3 +308,20 @@ fn note_rejections(command: &Command, outcome: &Outcome) -> usize {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proposal that took long beside a plan counted as the plan's time, and the next one was put off for ten times that.
+    #[tokio::test]
+    async fn a_plan_that_was_not_waited_for_puts_the_next_one_off_by_its_own_time_alone() {
+        let began = Instant::now().checked_sub(Duration::from_secs(8)).unwrap();
+        let mut patience = Patience::new(began);
+        let decided = Ok((Decision::default(), Duration::from_millis(20)));
+        let decision = Box::pin(std::future::ready(decided));
+        patience.planning = Some(Planning { began, base: Revision(0), decision });
+        patience.decided().await;
+        assert_eq!(patience.due(), Some(began + Duration::from_millis(200)));
+    }
+}

@@ -237,6 +237,9 @@ proptest! {
         for (number, node) in problem.nodes.iter().enumerate() {
             let came = after[number].saturating_sub(before[number]);
             prop_assert!(node.free_bytes.is_none_or(|free| came <= free), "node {} takes {}", number, came);
+            // Copies that were taken back on trial once left more room than there is.
+            let left = node.free_bytes.map(|free| free + before[number] - after[number]);
+            prop_assert_eq!(solution.left_bytes[number], left, "room on node {}", number);
         }
         for (number, shard) in problem.shards.iter().enumerate() {
             if solution.unplaced.iter().all(|(of, _)| *of != number) {

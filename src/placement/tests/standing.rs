@@ -7,7 +7,7 @@ use super::super::layout::{Counting, Crowd, Layout};
 use super::super::problem::{Action, Copies, Copy, NodeSpec, NodeUse, Problem, Why};
 use super::super::solve::{Levelling, solve};
 use super::super::standing::{Places, Standing, standing};
-use super::{node, problems, same_cases, settled};
+use super::{cases, node, problems, settled};
 
 /// So many copies that stay are in the rack and in the zone of `node`, with `copies`.
 fn around(
@@ -90,7 +90,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(same_cases(128))]
+    #![proptest_config(cases(128))]
 
     #[test]
     fn a_node_may_take_a_copy_exactly_where_the_rules_allow_it(problem in hard_problems()) {
