@@ -42,6 +42,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) dropped: Vec<(usize, NodeIndex)>,
     /// Shards that were changed for their load or their bytes and for nothing else, in the order of the changes.
     pub(crate) for_load: Vec<(usize, Why)>,
+    /// From where to where the last of these went, if nothing came back for it.
+    pub(crate) went_alone: Option<(NodeIndex, NodeIndex)>,
     /// Bytes that each node may take; none when unlimited.
     free_bytes: Vec<Option<u64>>,
     /// Shards that get their first copies here.
@@ -73,6 +75,7 @@ impl<'a> Layout<'a> {
             primaries,
             dropped: Vec::new(),
             for_load: Vec::new(),
+            went_alone: None,
             free_bytes: problem.nodes.iter().map(|node| node.free_bytes).collect(),
             new,
             touched: Vec::new(),

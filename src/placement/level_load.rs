@@ -221,8 +221,15 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
         }
     }
 
+    /// The order tells which steps are an exchange: two neighbours, the second the way back of the first. So behind a step that
+    /// went alone an exchange begins with the half that goes the same way.
     fn make(&mut self, from: NodeIndex, change: Change, means: Means) {
-        let mut go = |shard, from, to| {
+        let there = (change.shard, from, change.to);
+        let back = change.back.map(|shard| (shard, change.to, from));
+        let is_misleading = self.layout.went_alone == Some((change.to, from));
+        self.layout.went_alone = back.is_none().then_some((from, change.to));
+        let halves = if is_misleading { [back, Some(there)] } else { [Some(there), back] };
+        for (shard, from, to) in halves.into_iter().flatten() {
             let amount = self.amount(shard, from, means);
             if let Some((loads, nodes)) = &mut self.beside {
                 let amount = nodes.share(loads.of_copy(shard, self.layout.leads(shard, from)));
@@ -234,10 +241,6 @@ impl<'l, 'a, 'o> LevelLoad<'l, 'a, 'o> {
             }
             self.layout.for_load.push((shard, self.levelling.what.why()));
             self.nodes.shift(from, to, amount);
-        };
-        go(change.shard, from, change.to);
-        if let Some(back) = change.back {
-            go(back, change.to, from);
         }
     }
 

@@ -45,7 +45,8 @@ fn spread(problem: &mut Problem, loads: Option<&Loads>) -> usize {
     panic!("it does not come to rest: {steps} steps");
 }
 
-/// Carries out, and checks what must hold between one exchange and the next.
+/// Carries out, and checks what must hold between one exchange and the next. A step that went alone was once taken for half of the
+/// exchange behind it, whose other half then went alone.
 fn carry_by_exchange(problem: &mut Problem, solution: &Solution, loads: Option<&Loads>) {
     let mut steps = &solution.steps[..];
     while let Some(first) = steps.first() {
