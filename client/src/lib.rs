@@ -5,6 +5,7 @@
 //! - [`map`], [`watch`], [`router`]: the cached shard map, what keeps it fresh, and routing by it.
 //! - [`replica`]: one shard copy's side of the replication, pure.
 //! - [`copies`]: the shell around a data node's replicas: tasks, queues, timers; over stores and a transport that it is given.
+//! - [`node`]: all of this put together: a data node, lacking only its database and its HTTP server.
 //! - [`agent`]: a data node's registration, heartbeats, lease, assignments and reports.
 //!
 //! The crate knows neither openraft, sled nor axum.
@@ -17,6 +18,7 @@ pub mod copies;
 pub mod hashing;
 pub mod ids;
 pub mod map;
+pub mod node;
 pub mod replica;
 pub mod router;
 pub mod watch;

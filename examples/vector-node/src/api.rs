@@ -1,12 +1,11 @@
 //! HTTP, as API.md's last section says: for clients under `/v1`, for other data nodes under `/peer/v1`.
 //!
-//! Nothing is decided here: what came is checked, handed to the [`Gateway`] or [`Shards`], and told with a status.
+//! Nothing is decided here: what came is checked, handed to the [`DataNode`], and told with a status.
 
 mod peer;
 mod problem;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -14,16 +13,14 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ruvector_cluster_client::copies::CopySize;
 use ruvector_cluster_client::ids::{Epoch, ShardId};
+use ruvector_cluster_client::node::DataNode;
 use ruvector_cluster_client::replica::Key;
 use ruvector_cluster_client::wire::Role;
 use serde::{Deserialize, Serialize};
 
-use crate::gateway::Gateway;
-use crate::peers::Found;
-use crate::shards::Shards;
-use crate::store::value::Point;
+use crate::store::{Found, Nearest, Vectors, nearest_of};
+use crate::value::Point;
 
 pub use problem::ApiError;
 
@@ -41,10 +38,8 @@ const MAX_RESULTS: usize = 10_000;
 /// What the handlers share.
 #[derive(Clone)]
 pub struct App {
-    /// Clients' requests.
-    pub gateway: Gateway,
-    /// What is here.
-    pub shards: Arc<Shards>,
+    /// The node.
+    pub node: DataNode<Vectors>,
     /// Components of each vector.
     pub dimensions: usize,
 }
@@ -145,7 +140,7 @@ async fn write_points(
         let value = Point { vector, metadata }.encode().map_err(|e| ApiError::invalid(e.to_string()))?;
         points.insert(Key::from(id), Some(value));
     }
-    let epoch = app.gateway.write(points.into_iter().collect(), asked_epoch(&headers)?).await?;
+    let epoch = app.node.write(points.into_iter().collect(), asked_epoch(&headers)?).await?;
     Ok(with_epoch(epoch, Json(WriteResponse { written })))
 }
 
@@ -155,7 +150,7 @@ async fn read_point(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     check_id(&id)?;
-    let (epoch, value) = app.gateway.read(&Key::from(id.as_str()), asked_epoch(&headers)?).await?;
+    let (epoch, value) = app.node.read(&Key::from(id.as_str()), asked_epoch(&headers)?).await?;
     let value = value.ok_or_else(|| ApiError::not_found(&id).with_epoch(epoch))?;
     let point = Point::decode(&value).map_err(|e| ApiError::damaged(e.to_string()))?;
     Ok(with_epoch(Some(epoch), Json(IdPoint { id, vector: point.vector, metadata: point.metadata })))
@@ -167,7 +162,7 @@ async fn delete_point(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     check_id(&id)?;
-    let epoch = app.gateway.write(vec![(Key::from(id), None)], asked_epoch(&headers)?).await?;
+    let epoch = app.node.write(vec![(Key::from(id), None)], asked_epoch(&headers)?).await?;
     Ok(with_epoch(epoch, axum::http::StatusCode::NO_CONTENT))
 }
 
@@ -180,18 +175,23 @@ async fn search(
     if request.k > MAX_RESULTS {
         return Err(ApiError::invalid(format!("k is at most {MAX_RESULTS}")));
     }
-    let (results, shards_searched) = app.gateway.search(request.vector, request.k).await?;
+    let k = request.k;
+    let by_shard = app.node.search(Nearest { vector: request.vector, k }).await?;
+    let shards_searched = u32::try_from(by_shard.len()).unwrap_or(u32::MAX);
+    let results = nearest_of(by_shard.into_iter().flatten().collect(), k);
     Ok(Json(SearchResponse { results, shards_searched }))
 }
 
 async fn stats(State(app): State<App>) -> Json<Stats> {
-    let mut shards = Vec::new();
-    for (id, status) in app.shards.statuses() {
-        if let Some(CopySize { vectors, bytes: size_bytes }) = app.shards.size(id) {
-            shards.push(ShardStats { id, role: status.role, epoch: status.epoch, vectors, size_bytes });
-        }
-    }
-    Json(Stats { shards })
+    let held = app.node.held().into_iter();
+    let shards = held.map(|copy| ShardStats {
+        id: copy.shard,
+        role: copy.status.role,
+        epoch: copy.status.epoch,
+        vectors: copy.size.vectors,
+        size_bytes: copy.size.bytes,
+    });
+    Json(Stats { shards: shards.collect() })
 }
 
 fn check_id(id: &str) -> Result<(), ApiError> {

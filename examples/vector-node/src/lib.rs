@@ -1,14 +1,11 @@
 //! A real data node: each shard copy is a ruvector-core database, coordinated by ruvector-cluster.
 //!
-//! From the disk up: [`identity`] (the data directory), [`store`] (one copy: journal and database), [`shards`] (all of
-//! them, in the client library's shell), [`peers`] (other data nodes), [`gateway`] (a client's request, wherever its shards
-//! are), [`api`] (HTTP), [`node`] (all of it, started and stopped).
+//! Replication, copying, fencing, the journal and the routing between nodes are the client library's
+//! ([`ruvector_cluster_client::node`]). What is here is what the author of a vector database adds: [`store`] (one shard's
+//! database), [`value`] (what a key's value is), [`api`] (HTTP), [`options`] and [`node`] (started and stopped).
 
 pub mod api;
-pub mod gateway;
-pub mod identity;
 pub mod node;
 pub mod options;
-pub mod peers;
-pub mod shards;
 pub mod store;
+pub mod value;

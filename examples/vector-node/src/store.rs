@@ -1,289 +1,181 @@
-//! One shard copy on disk: a journal in front of a ruvector-core database.
+//! The database of one copy: ruvector-core, each row stamped with the position of its write.
 //!
-//! Every action becomes a journal record and is durable with the fsync of its frame; several that wait share one. Then it
-//! changes the content in memory, where readers see it, and reaches the database later, in batches. When the journal has
-//! grown, everything is flushed and a new journal begins with what the database doesn't hold.
+//! What ruvector-core 2.4 gives (read in its source): `insert_batch` is one redb transaction, durable when it returns; so
+//! is each `delete`. Its index is in memory and rebuilt when opened. What it lacks: positions (the stamp goes into the
+//! metadata, hence into the same transaction); a log of writes, atomicity over several keys and quick deletes (the client
+//! library's journal before it); and overwriting: its HNSW keeps the old vector of an overwritten id in the graph and finds it
+//! again under the new id, and an insert without metadata keeps the old ones. So the flat index is used, which is exact, and
+//! every row has metadata.
 //!
-//! Directory of a copy: `journal`, and the database under the random name that the journal's base says. The journal is made
-//! last and its directory renamed first when the copy goes, so a copy is there wholly or not at all.
-//!
-//! Invariants: what a reader sees is durable here. A key's row in the database counts only when the content says so. After
-//! a failed fsync, or damage, the copy refuses everything: it counts as lost, and other copies stand in for it.
-//!
-//! Search is exact (flat index, Euclidean distance); see `rows`.
+//! Its pool keeps databases by path for as long as somebody uses them; the library gives each copy a path of its own.
 
-mod content;
-mod copy;
-mod journal;
-mod rows;
 #[cfg(test)]
 mod tests;
-pub mod value;
 
-use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::collections::HashMap;
+use std::path::Path;
 
-use ruvector_cluster_client::copies::{BlockingStore, CopySize, Idle, group_of};
 use ruvector_cluster_client::ids::{Epoch, Position};
-use ruvector_cluster_client::replica::store::{ShardStore, StoreAction, StoreError, StoreResult, StoreState};
-use ruvector_cluster_client::replica::wire::{Alignment, Chunk, Write};
+use ruvector_cluster_client::node::{Row, ShardStore, Stamp, StoreFault, View};
 use ruvector_cluster_client::replica::{Key, Value};
+use ruvector_core::distance::euclidean_distance;
+use ruvector_core::types::DbOptions;
+use ruvector_core::{DistanceMetric, SearchQuery, VectorDB, VectorEntry};
+use serde::{Deserialize, Serialize};
 
-use content::Record;
-use copy::{Copy, remove_dir, unpoison};
+use crate::value::{Point, PointError};
+
+/// Metadata fields of a row: the stamp, and the point's own metadata as JSON text, so that they stay as they were.
+const EPOCH: &str = "epoch";
+const N: &str = "n";
+const TEXT: &str = "metadata";
+
+/// What is looked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Nearest {
+    /// As many components as the node's dimensions.
+    pub vector: Vec<f32>,
+    /// How many.
+    pub k: usize,
+}
 
 /// Something found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Hit {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
     /// Its id.
     pub id: String,
     /// Euclidean distance.
     pub score: f32,
 }
 
-/// The copy of one shard, or its absence.
-pub struct VectorShard {
-    dir: PathBuf,
-    dimensions: usize,
-    slot: RwLock<Slot>,
-    /// Held by whoever changes the copy.
-    actions: Mutex<()>,
+/// One shard's vectors.
+pub struct Vectors {
+    db: VectorDB,
 }
 
-#[derive(Clone)]
-enum Slot {
-    Absent,
-    Damaged(String),
-    Open(Arc<Copy>),
+/// What a database may not be.
+#[derive(Debug, thiserror::Error)]
+pub enum VectorsError {
+    /// It was made for other vectors.
+    #[error("the database has {has} dimensions, the node {wants}")]
+    Dimensions {
+        /// Its.
+        has: usize,
+        /// The node's.
+        wants: usize,
+    },
+    /// Something else wrote it.
+    #[error("the row of {0:?} has no stamp")]
+    Unstamped(String),
+    /// It was listed a moment ago.
+    #[error("the row of {0:?} is missing")]
+    Missing(String),
 }
 
-impl VectorShard {
-    /// Opens what is in `dir`, which need not exist. A copy that can't be read is told by [`ShardStore::state`].
-    pub fn open(dir: PathBuf, dimensions: usize) -> Self {
-        let slot = match Copy::open(&dir, dimensions) {
-            Ok(Some(copy)) => Slot::Open(Arc::new(copy)),
-            Ok(None) => Slot::Absent,
-            Err(error) => Slot::Damaged(error.to_string()),
+impl ShardStore for Vectors {
+    /// Components of each vector.
+    type Options = usize;
+    type Query = Nearest;
+    /// Ascending by score, then by id.
+    type Found = Vec<Found>;
+
+    fn layout(dimensions: &usize) -> String {
+        format!("vectors of {dimensions} dimensions")
+    }
+
+    fn open(path: &Path, dimensions: &usize) -> Result<Self, StoreFault> {
+        let options = DbOptions {
+            dimensions: *dimensions,
+            distance_metric: DistanceMetric::Euclidean,
+            storage_path: path.to_string_lossy().into_owned(),
+            hnsw_config: None,
+            quantization: None,
         };
-        Self { dir, dimensions, slot: RwLock::new(slot), actions: Mutex::new(()) }
-    }
-
-    /// The last position; `None` without a copy.
-    pub fn last(&self) -> Option<Position> {
-        Some(self.copy().ok()?.state().tail.last())
-    }
-
-    /// The `k` nearest vectors, exactly, ascending by distance, then by id.
-    ///
-    /// # Errors
-    /// [`CopyError`] when there is no readable copy.
-    pub fn search(&self, vector: &[f32], k: usize) -> Result<Vec<Hit>, CopyError> {
-        self.copy()?.search(vector, k)
-    }
-
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        unpoison(self.actions.lock())
-    }
-
-    fn copy(&self) -> Result<Arc<Copy>, CopyError> {
-        match &*unpoison(self.slot.read()) {
-            Slot::Absent => Err(CopyError::Missing),
-            Slot::Damaged(why) => Err(CopyError::Damaged(why.clone())),
-            Slot::Open(copy) if copy.has_failed() => {
-                Err(CopyError::Damaged("an earlier action failed".to_owned()))
-            }
-            Slot::Open(copy) => Ok(copy.clone()),
+        let db = VectorDB::new(options)?;
+        let has = db.options().dimensions;
+        if has != *dimensions {
+            return Err(VectorsError::Dimensions { has, wants: *dimensions }.into());
         }
+        Ok(Self { db })
     }
 
-    fn carry_out_one(&self, action: &StoreAction) -> Result<StoreResult, CopyError> {
-        match action {
-            StoreAction::Create => self.make()?,
-            StoreAction::Delete => self.remove()?,
-            StoreAction::ReadKeys(keys) => return Ok(StoreResult::Writes(self.copy()?.read_keys(keys)?)),
-            StoreAction::ReadChunk { after, max_bytes } => {
-                return Ok(StoreResult::Chunk(self.copy()?.read_chunk(after.as_ref(), *max_bytes)?));
-            }
-            StoreAction::Adopt(_)
-            | StoreAction::Append(_)
-            | StoreAction::Align(_)
-            | StoreAction::BeginFill { .. }
-            | StoreAction::FillRange { .. }
-            | StoreAction::EndFill => self.log(record_of(action).into_iter().collect())?,
+    fn stamps(&self) -> Result<Vec<Stamp>, StoreFault> {
+        let mut stamps = Vec::new();
+        for key in self.db.keys()? {
+            let entry = self.db.get(&key)?.ok_or_else(|| VectorsError::Missing(key.clone()))?;
+            let bytes = Point::encoded_bytes(entry.vector.len(), text(&entry).unwrap_or(""));
+            let position = stamp(&entry).ok_or_else(|| VectorsError::Unstamped(key.clone()))?;
+            stamps.push(Stamp { key: Key::from(key), position, bytes });
         }
-        Ok(StoreResult::Done)
+        Ok(stamps)
     }
 
-    /// Makes records durable with one fsync, then visible.
-    fn log(&self, records: Vec<Record>) -> Result<(), CopyError> {
-        self.copy()?.log(records)
+    fn get(&self, key: &str) -> Result<Option<Value>, StoreFault> {
+        let Some(entry) = self.db.get(key)? else { return Ok(None) };
+        let metadata = text(&entry).map(serde_json::from_str).transpose().map_err(PointError::from)?;
+        Ok(Some(Point { vector: entry.vector, metadata }.encode()?))
     }
 
-    fn make(&self) -> Result<(), CopyError> {
-        self.remove()?;
-        let copy = Copy::make(&self.dir, self.dimensions)?;
-        *unpoison(self.slot.write()) = Slot::Open(Arc::new(copy));
+    fn put(&self, rows: &[Row]) -> Result<(), StoreFault> {
+        let entries: Result<Vec<VectorEntry>, PointError> = rows.iter().map(entry).collect();
+        self.db.insert_batch(entries?)?;
         Ok(())
     }
 
-    fn remove(&self) -> Result<(), CopyError> {
-        *unpoison(self.slot.write()) = Slot::Absent;
-        let gone = self.dir.with_extension("gone");
-        remove_dir(&gone)?;
-        match std::fs::rename(&self.dir, &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed?,
+    fn delete(&self, keys: &[Key]) -> Result<(), StoreFault> {
+        for key in keys {
+            self.db.delete(key)?;
         }
-        journal::sync_parent(&self.dir)?;
-        Ok(remove_dir(&gone)?)
-    }
-}
-
-impl ShardStore for VectorShard {
-    fn state(&self) -> Result<Option<StoreState>, StoreError> {
-        match self.copy() {
-            Ok(copy) => Ok(Some(copy.state())),
-            Err(CopyError::Missing) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(())
     }
 
-    fn get(&self, key: &str) -> Result<Option<Value>, StoreError> {
-        Ok(self.copy()?.get(key)?)
-    }
-
-    fn create(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.make()?)
-    }
-
-    fn adopt(&self, epoch: Epoch) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.log(vec![Record::Adopt(epoch)])?)
-    }
-
-    fn append(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.log(vec![Record::Append(writes.to_vec())])?)
-    }
-
-    fn align(&self, alignment: &Alignment) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.log(vec![Record::Align(alignment.clone())])?)
-    }
-
-    fn begin_fill(&self, base: Position) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.log(vec![Record::BeginFill { base }])?)
-    }
-
-    fn fill_range(&self, epoch: Epoch, base: Position, chunk: &Chunk) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.log(vec![Record::FillRange { epoch, base, chunk: chunk.clone() }])?)
-    }
-
-    fn end_fill(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.log(vec![Record::EndFill])?)
-    }
-
-    fn read_keys(&self, keys: &[Key]) -> Result<Vec<Write>, StoreError> {
-        Ok(self.copy()?.read_keys(keys)?)
-    }
-
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError> {
-        Ok(self.copy()?.read_chunk(after, max_bytes)?)
-    }
-
-    fn delete(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        Ok(self.remove()?)
-    }
-}
-
-impl BlockingStore for VectorShard {
-    fn size(&self) -> Option<CopySize> {
-        Some(self.copy().ok()?.size())
-    }
-
-    /// Those that may share an fsync do.
-    fn carry_out_all(&self, actions: &[StoreAction]) -> Vec<StoreResult> {
-        let _changing = self.changing();
-        let mut results = Vec::new();
-        while results.len() < actions.len() {
-            let rest = &actions[results.len()..];
-            let group = &rest[..group_of(rest)];
-            let done = if let [alone] = group {
-                self.carry_out_one(alone).map(|result| vec![result])
-            } else {
-                self.log(group.iter().filter_map(record_of).collect())
-                    .map(|()| vec![StoreResult::Done; group.len()])
-            };
-            match done {
-                Ok(done) => results.extend(done),
-                Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => break,
-                Err(error) => {
-                    tracing::error!(dir = %self.dir.display(), %error, "the copy failed");
-                    results.extend(vec![StoreResult::Failed; group.len()]);
-                }
+    /// The `k` nearest, exactly.
+    fn search(view: &View<'_, Self>, query: &Nearest) -> Result<Vec<Found>, StoreFault> {
+        let Nearest { vector, k } = query;
+        let all = SearchQuery {
+            vector: vector.clone(),
+            k: k.saturating_add(view.outdated()),
+            filter: None,
+            ef_search: None,
+        };
+        let hits = view.store().db.search(all)?.into_iter().filter(|hit| view.is_current(&hit.id));
+        let mut found: Vec<Found> = hits.map(|hit| Found { id: hit.id, score: hit.score }).collect();
+        for row in view.fresh() {
+            let point = Point::decode(&row.value)?;
+            if point.vector.len() == vector.len() {
+                let score = euclidean_distance(vector, &point.vector);
+                found.push(Found { id: row.key.to_string(), score });
             }
         }
-        results
-    }
-
-    /// Brings the database nearer to the content. Where the database can't be written, the copy counts as lost.
-    fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
-        let _changing = self.changing();
-        let Ok(copy) = self.copy() else { return Ok(false) };
-        Ok(copy.tend(idle)?)
-    }
-
-    /// Flushes everything, so that the next opening has little to replay.
-    fn close(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
-        let Ok(copy) = self.copy() else { return Ok(()) };
-        copy.flush_all()?;
-        Ok(copy.rebase()?)
+        Ok(nearest_of(found, *k))
     }
 }
 
-/// Why a copy can't do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    /// There is none.
-    #[error("the shard has no copy here")]
-    Missing,
-    /// Its files are damaged, or a write of them failed.
-    #[error("the shard's copy is damaged: {0}")]
-    Damaged(String),
-    /// The system refused.
-    #[error("the shard's files can't be written or read")]
-    Io(#[from] io::Error),
+/// The `k` nearest of all that was found.
+#[must_use]
+pub fn nearest_of(mut found: Vec<Found>, k: usize) -> Vec<Found> {
+    found.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.id.cmp(&b.id)));
+    found.truncate(k);
+    found
 }
 
-impl From<CopyError> for StoreError {
-    fn from(error: CopyError) -> Self {
-        match error {
-            CopyError::Missing => Self::Missing,
-            CopyError::Damaged(why) => Self::Damaged(why),
-            CopyError::Io(error) if error.kind() == io::ErrorKind::StorageFull => Self::Full,
-            CopyError::Io(error) => Self::Unreachable(Box::new(error)),
-        }
-    }
+fn text(entry: &VectorEntry) -> Option<&str> {
+    entry.metadata.as_ref()?.get(TEXT)?.as_str()
 }
 
-fn record_of(action: &StoreAction) -> Option<Record> {
-    match action.clone() {
-        StoreAction::Adopt(epoch) => Some(Record::Adopt(epoch)),
-        StoreAction::Append(writes) => Some(Record::Append(writes)),
-        StoreAction::Align(alignment) => Some(Record::Align(alignment)),
-        StoreAction::BeginFill { base } => Some(Record::BeginFill { base }),
-        StoreAction::FillRange { epoch, base, chunk } => Some(Record::FillRange { epoch, base, chunk }),
-        StoreAction::EndFill => Some(Record::EndFill),
-        StoreAction::Create
-        | StoreAction::Delete
-        | StoreAction::ReadKeys(_)
-        | StoreAction::ReadChunk { .. } => None,
+fn stamp(entry: &VectorEntry) -> Option<Position> {
+    let metadata = entry.metadata.as_ref()?;
+    Some(Position { epoch: Epoch(metadata.get(EPOCH)?.as_u64()?), n: metadata.get(N)?.as_u64()? })
+}
+
+fn entry(row: &Row) -> Result<VectorEntry, PointError> {
+    let point = Point::decode(&row.value)?;
+    let mut metadata = HashMap::from([
+        (EPOCH.to_owned(), row.position.epoch.0.into()),
+        (N.to_owned(), row.position.n.into()),
+    ]);
+    if let Some(own) = &point.metadata {
+        metadata.insert(TEXT.to_owned(), serde_json::to_string(own)?.into());
     }
+    Ok(VectorEntry { id: Some(row.key.to_string()), vector: point.vector, metadata: Some(metadata) })
 }

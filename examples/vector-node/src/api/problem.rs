@@ -5,10 +5,10 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ruvector_cluster_client::ids::Epoch;
+use ruvector_cluster_client::node::GatewayError;
 use ruvector_cluster_client::wire::Problem;
 
 use super::SHARD_EPOCH;
-use crate::gateway::GatewayError;
 
 /// An answer that is no success.
 #[derive(Debug)]

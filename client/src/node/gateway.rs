@@ -10,18 +10,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::copies::Outcome;
+use crate::ids::{Epoch, NodeId, Position, Revision, ShardId};
+use crate::map;
+use crate::replica::wire::Write;
+use crate::replica::{Key, Value};
+use crate::router::Router;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
-use ruvector_cluster_client::copies::Outcome;
-use ruvector_cluster_client::ids::{Epoch, NodeId, Position, Revision, ShardId};
-use ruvector_cluster_client::map;
-use ruvector_cluster_client::replica::wire::Write;
-use ruvector_cluster_client::replica::{Key, Value};
-use ruvector_cluster_client::router::Router;
 use tokio::time::Instant;
 
-use crate::peers::{Found, PeerError, Peers, ReadCall, SearchCall, WriteCall};
-use crate::shards::{self, Shards};
+use super::directory::{self, NodeCopies};
+use super::peers::{PeerError, Peers, ReadCall, SearchCall, WriteCall};
+use super::store::ShardStore;
 
 /// How long a request may wait for a primary: a failover with the default failure_timeout of 5 s, and some more.
 pub const HOLD_MS: u64 = 10_000;
@@ -49,11 +50,10 @@ pub enum GatewayError {
 }
 
 /// Routes clients' requests.
-#[derive(Clone)]
-pub struct Gateway {
+pub(super) struct Gateway<S: ShardStore> {
     node: NodeId,
     router: Router,
-    shards: Arc<Shards>,
+    copies: Arc<NodeCopies<S>>,
     peers: Peers,
 }
 
@@ -114,10 +114,10 @@ impl Attempts {
     }
 }
 
-impl Gateway {
+impl<S: ShardStore> Gateway<S> {
     /// A gateway of `node`.
-    pub fn new(node: NodeId, router: Router, shards: Arc<Shards>, peers: Peers) -> Self {
-        Self { node, router, shards, peers }
+    pub(super) fn new(node: NodeId, router: Router, copies: Arc<NodeCopies<S>>, peers: Peers) -> Self {
+        Self { node, router, copies, peers }
     }
 
     /// Writes each point or (no value) deletes it, once every in-sync copy has it on disk. Of a shard's writes the last
@@ -125,7 +125,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError`]; some of the writes may have been done.
-    pub async fn write(
+    pub(super) async fn write(
         &self,
         points: Vec<(Key, Option<Value>)>,
         epoch: Option<Epoch>,
@@ -151,7 +151,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError`].
-    pub async fn read(
+    pub(super) async fn read(
         &self,
         key: &Key,
         epoch: Option<Epoch>,
@@ -163,7 +163,7 @@ impl Gateway {
             let outcome = match &target {
                 None => Outcome::Unavailable,
                 Some(target) if target.node == self.node => {
-                    shards::read(&self.shards, shard, Some(target.epoch), key.clone()).await
+                    directory::read(&self.copies, shard, Some(target.epoch), key.clone()).await
                 }
                 Some(target) => {
                     let call = ReadCall { epoch: Some(target.epoch), key: key.clone() };
@@ -180,24 +180,24 @@ impl Gateway {
         Err(unavailable(shard))
     }
 
-    /// The `k` nearest vectors over all shards, and how many shards those are. Never of some shards only.
+    /// What `query` finds, shard by shard: in all of them, never in some only.
     ///
     /// # Errors
     /// [`GatewayError::Unavailable`] when a shard could not be searched in time.
-    pub async fn search(&self, vector: Vec<f32>, k: usize) -> Result<(Vec<Found>, u32), GatewayError> {
+    pub(super) async fn search(&self, query: S::Query) -> Result<Vec<S::Found>, GatewayError> {
         let mut attempts = Attempts::new();
         let count = self.num_shards(&attempts).await?;
         let mut pending: Vec<ShardId> = (0..count).map(ShardId).collect();
         let mut hints: BTreeMap<ShardId, Target> = BTreeMap::new();
-        let mut found: Vec<Found> = Vec::new();
-        let vector: Arc<[f32]> = vector.into();
+        let mut found = Vec::new();
+        let query = Arc::new(query);
         while !pending.is_empty() && !attempts.is_over() {
             attempts.hint = None;
             let left_ms = attempts.left_ms();
             let asked =
                 self.by_primary(&pending, &mut hints, &mut attempts)?.into_iter().map(|(node, at)| {
-                    let vector = vector.clone();
-                    async move { self.search_node(node, at, vector, k, left_ms).await }
+                    let query = query.clone();
+                    async move { self.search_node(node, at, query, left_ms).await }
                 });
             for (target, shard, outcome) in join_all(asked).await.into_iter().flatten() {
                 if let Some(next) = target.after(&outcome) {
@@ -205,7 +205,7 @@ impl Gateway {
                     hints.insert(shard, next);
                 }
                 if let Outcome::Done { body, .. } = outcome {
-                    found.extend(body);
+                    found.push(body);
                     pending.retain(|other| *other != shard);
                 }
             }
@@ -213,12 +213,10 @@ impl Gateway {
                 self.wait_for_map(&attempts).await;
             }
         }
-        if let Some(shard) = pending.first() {
-            return Err(unavailable(*shard));
+        match pending.first() {
+            Some(shard) => Err(unavailable(*shard)),
+            None => Ok(found),
         }
-        found.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.id.cmp(&b.id)));
-        found.truncate(k);
-        Ok((found, count))
     }
 
     /// The shards that have a primary now, by its node.
@@ -240,15 +238,14 @@ impl Gateway {
     }
 
     /// Searches shards that are here; outcomes in their order.
-    pub async fn search_here(
+    pub(super) async fn search_here(
         &self,
         shards: Vec<(ShardId, Option<Epoch>)>,
-        vector: Arc<[f32]>,
-        k: usize,
-    ) -> Vec<Outcome<Vec<Found>>> {
+        query: Arc<S::Query>,
+    ) -> Vec<Outcome<S::Found>> {
         let each = shards
             .into_iter()
-            .map(|(shard, epoch)| shards::search(&self.shards, shard, epoch, vector.clone(), k));
+            .map(|(shard, epoch)| directory::search(&self.copies, shard, epoch, query.clone()));
         stream::iter(each).buffered(SHARDS_AT_A_TIME).collect().await
     }
 
@@ -256,17 +253,16 @@ impl Gateway {
         &self,
         node: NodeId,
         Led { addr, shards }: Led,
-        vector: Arc<[f32]>,
-        k: usize,
+        query: Arc<S::Query>,
         left_ms: u64,
-    ) -> Vec<(Target, ShardId, Outcome<Vec<Found>>)> {
+    ) -> Vec<(Target, ShardId, Outcome<S::Found>)> {
         let asked = shards.clone();
         let outcomes = if node == self.node {
-            self.search_here(shards, vector, k).await
+            self.search_here(shards, query).await
         } else {
-            let call = SearchCall { vector: vector.to_vec(), k, shards };
+            let call = SearchCall { query: &*query, shards };
             let answered = self.peers.search(&addr, &call, left_ms.min(HOLD_MS / 2)).await;
-            answered.unwrap_or_else(|_| vec![Outcome::Unavailable; asked.len()])
+            answered.unwrap_or_else(|_| asked.iter().map(|_| Outcome::Unavailable).collect())
         };
         let target = |epoch: Option<Epoch>| Target {
             node: node.clone(),
@@ -334,7 +330,7 @@ impl Gateway {
         let none_done = || vec![Outcome::Unavailable; writes.len()];
         let Some(target) = target else { return none_done() };
         if target.node == self.node {
-            return self.shards.write(shard, Some(target.epoch), writes.to_vec()).await;
+            return self.copies.write(shard, Some(target.epoch), writes.to_vec()).await;
         }
         let call = WriteCall { epoch: Some(target.epoch), writes: writes.to_vec() };
         match self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1)).await {
@@ -376,7 +372,7 @@ impl Gateway {
 
     async fn shard_of(&self, key: &str) -> Result<ShardId, GatewayError> {
         let count = self.num_shards(&Attempts::new()).await?;
-        Ok(ruvector_cluster_client::hashing::shard_of_key(key, count))
+        Ok(crate::hashing::shard_of_key(key, count))
     }
 
     /// From the map, for which a node that has just started waits.

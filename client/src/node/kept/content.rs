@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use ruvector_cluster_client::ids::{Epoch, Position};
-use ruvector_cluster_client::replica::store::StoreState;
-use ruvector_cluster_client::replica::tail::{TAIL_ENTRIES, Tail, TailEntry};
-use ruvector_cluster_client::replica::wire::{Alignment, Chunk, Write};
-use ruvector_cluster_client::replica::{Key, Value};
+use crate::ids::{Epoch, Position};
+use crate::replica::store::StoreState;
+use crate::replica::tail::{TAIL_ENTRIES, Tail, TailEntry};
+use crate::replica::wire::{Alignment, Chunk, Write};
+use crate::replica::{Key, Value};
 use serde::{Deserialize, Serialize};
+
+use crate::node::store::{Row, Stamp};
 
 /// Something that happened to a copy, as the journal has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +70,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Content {
+pub(in crate::node) struct Content {
     pub(super) state: StoreState,
     entries: BTreeMap<Key, Entry>,
     /// Keys whose value the database lacks.
@@ -80,12 +82,12 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// The content that a base and a database's rows (key, stamp, bytes of the value) make.
-    pub(super) fn new(base: Base, rows: impl IntoIterator<Item = (Key, Position, u64)>) -> Self {
+    /// The content that a base and a database's rows make.
+    pub(super) fn new(base: Base, rows: impl IntoIterator<Item = Stamp>) -> Self {
         let state = StoreState { adopted: base.adopted, full: base.full, tail: base.tail };
         let mut content = Self { state, ..Self::default() };
-        for (key, position, value_bytes) in rows {
-            let bytes = key.len() as u64 + value_bytes;
+        for Stamp { key, position, bytes } in rows {
+            let bytes = key.len() as u64 + bytes;
             let entry = Entry { position, held: Held::InDatabase, in_rows: true, bytes };
             content.insert(key, entry);
         }
@@ -217,15 +219,15 @@ impl Content {
         self.entries.range::<Key, _>((start, Bound::Unbounded))
     }
 
-    /// Up to `limit` points that the database lacks.
-    pub(super) fn fresh(&self, limit: usize) -> Vec<Write> {
-        let value = |key: &Key| match self.entries.get(key) {
+    /// Up to `limit` rows that the database lacks.
+    pub(in crate::node) fn fresh(&self, limit: usize) -> Vec<Row> {
+        let row = |key: &Key| match self.entries.get(key) {
             Some(Entry { position, held: Held::Fresh(value), .. }) => {
-                Some(Write { position: *position, key: key.clone(), value: Some(value.clone()) })
+                Some(Row { key: key.clone(), position: *position, value: value.clone() })
             }
             Some(_) | None => None,
         };
-        self.fresh.iter().filter_map(value).take(limit).collect()
+        self.fresh.iter().filter_map(row).take(limit).collect()
     }
 
     /// Up to `limit` keys whose row in the database is to go.
@@ -233,14 +235,14 @@ impl Content {
         self.doomed.iter().take(limit).cloned().collect()
     }
 
-    /// The database has these writes now.
-    pub(super) fn note_flushed(&mut self, writes: &[Write]) {
-        for write in writes {
-            if let Some(entry) = self.entries.get_mut(&write.key) {
+    /// The database has these rows now.
+    pub(super) fn note_flushed(&mut self, rows: &[Row]) {
+        for row in rows {
+            if let Some(entry) = self.entries.get_mut(&row.key) {
                 entry.held = Held::InDatabase;
                 entry.in_rows = true;
             }
-            self.fresh.remove(&write.key);
+            self.fresh.remove(&row.key);
         }
     }
 
@@ -252,12 +254,12 @@ impl Content {
     }
 
     /// Whether the database's row of `key` is the key's value.
-    pub(super) fn is_in_database(&self, key: &str) -> bool {
+    pub(in crate::node) fn is_in_database(&self, key: &str) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.held == Held::InDatabase)
     }
 
     /// How many keys the database has differently.
-    pub(super) fn unflushed(&self) -> usize {
+    pub(in crate::node) fn unflushed(&self) -> usize {
         self.fresh.len() + self.doomed.len()
     }
 

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
+use crate::copies::{Messenger, Outcome};
+use crate::ids::{Epoch, NodeId, Position, ShardId};
+use crate::replica::Key;
+use crate::replica::wire::{Answer, Request, Write};
+use crate::wire::NodeAddr;
 use async_trait::async_trait;
-use ruvector_cluster_client::copies::{Messenger, Outcome};
-use ruvector_cluster_client::ids::{Epoch, NodeId, Position, ShardId};
-use ruvector_cluster_client::replica::Key;
-use ruvector_cluster_client::replica::wire::{Answer, Request, Write};
-use ruvector_cluster_client::wire::NodeAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -22,57 +22,46 @@ const CONNECT_TIMEOUT_MS: u64 = 500;
 
 /// `POST /peer/v1/shards/{id}/messages`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Message {
+pub(super) struct Message {
     /// Who sends it.
-    pub from: NodeId,
+    pub(super) from: NodeId,
     /// What it says.
-    pub request: Request,
+    pub(super) request: Request,
 }
 
 /// `POST /peer/v1/shards/{id}/writes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WriteCall {
+pub(super) struct WriteCall {
     /// The epoch that it was routed by.
-    pub epoch: Option<Epoch>,
+    pub(super) epoch: Option<Epoch>,
     /// In order; positions are ignored.
-    pub writes: Vec<Write>,
+    pub(super) writes: Vec<Write>,
 }
 
 /// Outcomes of writes, in their order.
-pub type WriteOutcomes = Vec<Outcome<Position>>;
+pub(super) type WriteOutcomes = Vec<Outcome<Position>>;
 
 /// `POST /peer/v1/shards/{id}/reads`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ReadCall {
+pub(super) struct ReadCall {
     /// The epoch that it was routed by.
-    pub epoch: Option<Epoch>,
+    pub(super) epoch: Option<Epoch>,
     /// What to read.
-    pub key: Key,
+    pub(super) key: Key,
 }
 
 /// `POST /peer/v1/search`: over shards of which the asked node is primary.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SearchCall {
+pub(super) struct SearchCall<Q> {
     /// The query.
-    pub vector: Vec<f32>,
-    /// How many to find in each shard.
-    pub k: usize,
+    pub(super) query: Q,
     /// The shards, and the epochs that they were routed by.
-    pub shards: Vec<(ShardId, Option<Epoch>)>,
-}
-
-/// Something found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Found {
-    /// Its id.
-    pub id: String,
-    /// Euclidean distance.
-    pub score: f32,
+    pub(super) shards: Vec<(ShardId, Option<Epoch>)>,
 }
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub enum PeerError {
+pub(super) enum PeerError {
     /// The node was not reached: nothing was done.
     #[error("not reached")]
     NotReached(#[source] reqwest::Error),
@@ -86,7 +75,7 @@ pub enum PeerError {
 
 /// The client to other data nodes; cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Peers {
+pub(super) struct Peers {
     http: reqwest::Client,
 }
 
@@ -95,7 +84,7 @@ impl Peers {
     ///
     /// # Errors
     /// When HTTP can't be set up.
-    pub fn new() -> Result<Self, reqwest::Error> {
+    pub(super) fn new() -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .http2_prior_knowledge()
@@ -111,7 +100,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`PeerError`].
-    pub async fn write(
+    pub(super) async fn write(
         &self,
         addr: &str,
         shard: ShardId,
@@ -125,7 +114,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`PeerError`].
-    pub async fn read(
+    pub(super) async fn read(
         &self,
         addr: &str,
         shard: ShardId,
@@ -139,12 +128,12 @@ impl Peers {
     ///
     /// # Errors
     /// [`PeerError`].
-    pub async fn search(
+    pub(super) async fn search<Q: Serialize, F: DeserializeOwned>(
         &self,
         addr: &str,
-        call: &SearchCall,
+        call: &SearchCall<Q>,
         timeout_ms: u64,
-    ) -> Result<Vec<Outcome<Vec<Found>>>, PeerError> {
+    ) -> Result<Vec<Outcome<F>>, PeerError> {
         self.post(addr, "search", call, timeout_ms).await
     }
 

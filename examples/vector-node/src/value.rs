@@ -9,6 +9,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// The one layout there is so far.
 const FORMAT: u8 = 1;
+/// The format and the number of dimensions.
+const HEAD_BYTES: usize = 5;
 
 /// A point without its id.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +40,7 @@ impl Point {
     pub fn encode(&self) -> Result<Bytes, PointError> {
         let dimensions =
             u32::try_from(self.vector.len()).map_err(|_| PointError::Layout(self.vector.len()))?;
-        let mut out = BytesMut::with_capacity(5 + self.vector.len() * 4);
+        let mut out = BytesMut::with_capacity(HEAD_BYTES + self.vector.len() * 4);
         out.put_u8(FORMAT);
         out.put_u32_le(dimensions);
         for component in &self.vector {
@@ -50,13 +52,19 @@ impl Point {
         Ok(out.freeze())
     }
 
+    /// How many bytes a point has as bytes: so many components, and metadata as JSON text.
+    #[must_use]
+    pub fn encoded_bytes(components: usize, metadata: &str) -> u64 {
+        (HEAD_BYTES + components * 4 + metadata.len()) as u64
+    }
+
     /// The point that `bytes` encode.
     ///
     /// # Errors
     /// [`PointError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, PointError> {
         let layout = || PointError::Layout(bytes.len());
-        let (head, rest) = bytes.split_at_checked(5).ok_or_else(layout)?;
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(layout)?;
         let [FORMAT, a, b, c, d] = *head else { return Err(layout()) };
         let dimensions = usize::try_from(u32::from_le_bytes([a, b, c, d])).map_err(|_| layout())?;
         let length = dimensions.checked_mul(4).ok_or_else(layout)?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ruvector_cluster_client::ids::NodeId;
+use crate::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// The layout of the directory.
@@ -23,8 +23,8 @@ pub struct Identity {
     pub store_id: String,
     /// Whose it is.
     pub node_id: NodeId,
-    /// Components of each vector in it.
-    pub dimensions: u32,
+    /// What the databases in it are bound to ([`ShardStore::layout`](super::ShardStore::layout)).
+    pub layout: String,
     /// The cluster's highest generation seen.
     pub generation: u64,
 }
@@ -50,10 +50,10 @@ pub enum DataDirError {
         error: io::Error,
     },
     /// Another process has it.
-    #[error("{0} is in use by another process: stop that one, or give this node its own --data-dir")]
+    #[error("{0} is in use by another process: stop that one, or give this node its own data directory")]
     Locked(PathBuf),
     /// Its identity can't be read.
-    #[error("{path} is damaged ({why}): restore it, or start with an empty --data-dir as another store")]
+    #[error("{path} is damaged ({why}): restore it, or start with an empty data directory as another store")]
     Damaged {
         /// Where.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum DataDirError {
     #[error("{0} has format {1}, newer than this build understands: use the newer build")]
     Newer(PathBuf, u32),
     /// It is of another node.
-    #[error("{path} belongs to node {held}, not to {asked}: check --node-id and --data-dir")]
+    #[error("{path} belongs to node {held}, not to {asked}: check the node's name and its data directory")]
     OtherNode {
         /// Where.
         path: PathBuf,
@@ -73,15 +73,17 @@ pub enum DataDirError {
         /// Who asked.
         asked: NodeId,
     },
-    /// Its vectors have other dimensions.
-    #[error("{path} holds vectors of {held} dimensions, not {asked}: check --dimensions")]
-    OtherDimensions {
+    /// Its databases are of another layout.
+    #[error(
+        "{path} holds {held}, not {asked}: start the node with the options that it had, or give it another data directory"
+    )]
+    OtherLayout {
         /// Where.
         path: PathBuf,
         /// What it has.
-        held: u32,
+        held: String,
         /// What was asked for.
-        asked: u32,
+        asked: String,
     },
 }
 
@@ -90,7 +92,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError`], which says what to do.
-    pub fn open(path: &Path, node: &NodeId, dimensions: u32) -> Result<Self, DataDirError> {
+    pub fn open(path: &Path, node: &NodeId, layout: &str) -> Result<Self, DataDirError> {
         let io = |error| DataDirError::Io { path: path.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io)?;
@@ -99,14 +101,14 @@ impl DataDir {
         // An identity that can't be looked at must not be replaced by a new one.
         let identity = if file.try_exists().map_err(io)? {
             let identity = read(&file)?;
-            check(path, &identity, node, dimensions)?;
+            check(path, &identity, node, layout)?;
             identity
         } else {
             let identity = Identity {
                 format: FORMAT,
                 store_id: random_id().map_err(io)?,
                 node_id: node.clone(),
-                dimensions,
+                layout: layout.to_owned(),
                 generation: 0,
             };
             write(&file, &identity).map_err(io)?;
@@ -182,7 +184,7 @@ fn read(file: &Path) -> Result<Identity, DataDirError> {
         .map_err(|e| DataDirError::Damaged { path: file.to_owned(), why: e.to_string() })
 }
 
-fn check(path: &Path, held: &Identity, node: &NodeId, dimensions: u32) -> Result<(), DataDirError> {
+fn check(path: &Path, held: &Identity, node: &NodeId, layout: &str) -> Result<(), DataDirError> {
     let path = path.to_owned();
     if held.format > FORMAT {
         return Err(DataDirError::Newer(path, held.format));
@@ -190,8 +192,8 @@ fn check(path: &Path, held: &Identity, node: &NodeId, dimensions: u32) -> Result
     if held.node_id != *node {
         return Err(DataDirError::OtherNode { path, held: held.node_id.clone(), asked: node.clone() });
     }
-    if held.dimensions != dimensions {
-        return Err(DataDirError::OtherDimensions { path, held: held.dimensions, asked: dimensions });
+    if held.layout != layout {
+        return Err(DataDirError::OtherLayout { path, held: held.layout.clone(), asked: layout.to_owned() });
     }
     Ok(())
 }
@@ -223,11 +225,11 @@ mod tests {
     fn the_store_id_stays_and_the_generation_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
-        let opened = DataDir::open(&path, &node("d1"), 4).unwrap();
+        let opened = DataDir::open(&path, &node("d1"), "4 dimensions").unwrap();
         opened.save_generation(3).unwrap();
         let identity = opened.identity();
         drop(opened);
-        let again = DataDir::open(&path, &node("d1"), 4).unwrap();
+        let again = DataDir::open(&path, &node("d1"), "4 dimensions").unwrap();
         assert_eq!(again.identity(), identity);
         assert_eq!(identity.generation, 3);
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
@@ -239,19 +241,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("identity.json");
         std::os::unix::fs::symlink(&file, &file).unwrap();
-        let refused = DataDir::open(dir.path(), &node("d1"), 4);
+        let refused = DataDir::open(dir.path(), &node("d1"), "4 dimensions");
         assert!(matches!(refused, Err(DataDirError::Io { .. })), "{refused:?}");
         assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
     }
 
     #[test]
-    fn a_second_process_another_node_and_other_dimensions_are_refused() {
+    fn a_second_process_another_node_and_another_layout_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |id: &str, dimensions| DataDir::open(dir.path(), &node(id), dimensions);
-        let held = open("d1", 4).unwrap();
-        assert!(matches!(open("d1", 4), Err(DataDirError::Locked(_))));
+        let open = |id: &str, layout| DataDir::open(dir.path(), &node(id), layout);
+        let held = open("d1", "4 dimensions").unwrap();
+        assert!(matches!(open("d1", "4 dimensions"), Err(DataDirError::Locked(_))));
         drop(held);
-        assert!(matches!(open("d2", 4), Err(DataDirError::OtherNode { .. })));
-        assert!(matches!(open("d1", 5), Err(DataDirError::OtherDimensions { .. })));
+        assert!(matches!(open("d2", "4 dimensions"), Err(DataDirError::OtherNode { .. })));
+        assert!(matches!(open("d1", "5 dimensions"), Err(DataDirError::OtherLayout { .. })));
     }
 }

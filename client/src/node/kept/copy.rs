@@ -5,32 +5,32 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use ruvector_cluster_client::copies::{CopySize, Idle};
-use ruvector_cluster_client::ids::{Epoch, Position};
-use ruvector_cluster_client::replica::store::StoreState;
-use ruvector_cluster_client::replica::tail::Tail;
-use ruvector_cluster_client::replica::wire::{Chunk, Write};
-use ruvector_cluster_client::replica::{Key, Value};
-use ruvector_core::distance::euclidean_distance;
+use crate::copies::{CopySize, Idle};
+use crate::ids::{Epoch, Position};
+use crate::replica::store::StoreState;
+use crate::replica::tail::Tail;
+use crate::replica::wire::{Chunk, Write};
+use crate::replica::{Key, Value};
 
+use super::CopyError;
 use super::content::{Base, Content, Held, Record};
 use super::journal::{self, Journal, JournalError};
-use super::rows::{Rows, RowsError};
-use super::value::Point;
-use super::{CopyError, Hit};
+use crate::node::store::{ShardStore, StoreFault, View};
 
 /// Keys that may differ from the database before they are flushed.
 const FLUSH_AT: usize = 512;
-/// Most points of one flush: a transaction of some milliseconds.
-const FLUSH_POINTS: usize = 1_024;
-/// Most deletes of one flush: each is a transaction with an fsync of its own.
+/// Most rows of one flush: a transaction of some milliseconds.
+const FLUSH_ROWS: usize = 1_024;
+/// Most deletes of one flush: in some databases each is a transaction with an fsync of its own.
 const FLUSH_DELETES: usize = 16;
 /// Journal size from which a new one is begun.
 const JOURNAL_BYTES: u64 = 8 << 20;
+
 /// A copy that is open.
-pub(super) struct Copy {
+pub(super) struct Copy<S> {
     dir: PathBuf,
-    rows: Rows,
+    store: S,
+    /// The name of its file or folder.
     database: String,
     journal: Mutex<Journal>,
     content: RwLock<Content>,
@@ -42,13 +42,13 @@ pub(super) fn unpoison<T>(result: Result<T, PoisonError<T>>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Copy {
+impl<S: ShardStore> Copy<S> {
     /// Makes an empty, full copy in `dir`, which is not there.
-    pub(super) fn make(dir: &Path, dimensions: usize) -> Result<Self, CopyError> {
+    pub(super) fn make(dir: &Path, options: &S::Options) -> Result<Self, CopyError> {
         std::fs::create_dir_all(dir)?;
         journal::sync_parent(dir)?;
-        let database = format!("vectors-{:016x}.redb", random_u64()?);
-        let rows = Rows::open(&dir.join(&database), dimensions).map_err(damaged)?;
+        let database = format!("database-{:016x}", random_u64()?);
+        let store = S::open(&dir.join(&database), options).map_err(damaged)?;
         let empty = Base {
             database: database.clone(),
             adopted: Epoch(0),
@@ -60,7 +60,7 @@ impl Copy {
         let journal = Journal::replace(&dir.join("journal"), &[Record::Base(empty)])?;
         Ok(Self {
             dir: dir.to_owned(),
-            rows,
+            store,
             database,
             journal: Mutex::new(journal),
             content: RwLock::new(content),
@@ -108,25 +108,12 @@ impl Copy {
         Ok(chunk)
     }
 
-    pub(super) fn search(&self, vector: &[f32], k: usize) -> Result<Vec<Hit>, CopyError> {
-        let content = unpoison(self.content.read());
-        // At most so many of the database's rows are out of date.
-        let found = self.rows.search(vector, k.saturating_add(content.unflushed())).map_err(damaged)?;
-        let current = found.into_iter().filter(|(id, _)| content.is_in_database(id));
-        let mut hits: Vec<Hit> = current.map(|(id, score)| Hit { id, score }).collect();
-        for write in content.fresh(usize::MAX) {
-            let point = write.value.as_deref().map(Point::decode).transpose().map_err(damaged)?;
-            if let Some(point) = point.filter(|point| point.vector.len() == vector.len()) {
-                let score = euclidean_distance(vector, &point.vector);
-                hits.push(Hit { id: write.key.to_string(), score });
-            }
-        }
-        hits.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.id.cmp(&b.id)));
-        hits.truncate(k);
-        Ok(hits)
+    /// The content as it is now; nothing changes while that is held.
+    pub(super) fn view(&self) -> View<'_, S> {
+        View { store: &self.store, content: unpoison(self.content.read()) }
     }
 
-    pub(super) fn open(dir: &Path, dimensions: usize) -> Result<Option<Self>, OpenError> {
+    pub(super) fn open(dir: &Path, options: &S::Options) -> Result<Option<Self>, OpenError> {
         let path = dir.join("journal");
         // Not being able to look is not the same as nothing being there.
         if !path.try_exists()? {
@@ -141,15 +128,15 @@ impl Copy {
         if !database.try_exists()? {
             return Err(OpenError::NoDatabase(database));
         }
-        let rows = Rows::open(&database, dimensions)?;
+        let store = S::open(&database, options).map_err(OpenError::Database)?;
         let name = base.database.clone();
-        let mut content = Content::new(base, rows.stamps()?);
+        let mut content = Content::new(base, store.stamps().map_err(OpenError::Database)?);
         for record in records {
             content.apply(record);
         }
         Ok(Some(Self {
             dir: dir.to_owned(),
-            rows,
+            store,
             database: name,
             journal: Mutex::new(journal),
             content: RwLock::new(content),
@@ -194,7 +181,10 @@ impl Copy {
         let Some(entry) = content.entry(key) else { return Ok(absent(Position::default())) };
         let value = match &entry.held {
             Held::Fresh(value) => value.clone(),
-            Held::InDatabase => self.rows.get(key).map_err(damaged)?,
+            Held::InDatabase => {
+                let value = self.store.get(key).map_err(damaged)?;
+                value.ok_or_else(|| damaged(format!("the database's row of {key:?} is missing")))?
+            }
             Held::Tombstone => return Ok(absent(entry.position)),
         };
         Ok(Write { position: entry.position, key: key.into(), value: Some(value) })
@@ -216,17 +206,17 @@ impl Copy {
     fn flush(&self) -> Result<bool, CopyError> {
         let (fresh, doomed) = {
             let content = unpoison(self.content.read());
-            (content.fresh(FLUSH_POINTS), content.doomed(FLUSH_DELETES))
+            (content.fresh(FLUSH_ROWS), content.doomed(FLUSH_DELETES))
         };
-        let failed = |error| {
+        let failed = |error: StoreFault| {
             self.failed.store(true, Ordering::SeqCst);
             damaged(error)
         };
         if !fresh.is_empty() {
-            self.rows.put(&fresh).map_err(failed)?;
+            self.store.put(&fresh).map_err(failed)?;
         }
-        for key in &doomed {
-            self.rows.delete(key).map_err(failed)?;
+        if !doomed.is_empty() {
+            self.store.delete(&doomed).map_err(failed)?;
         }
         let mut content = unpoison(self.content.write());
         content.note_flushed(&fresh);
@@ -257,8 +247,8 @@ impl Copy {
 pub(super) enum OpenError {
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error(transparent)]
-    Rows(#[from] RowsError),
+    #[error("the database can't be opened: {0}")]
+    Database(#[source] StoreFault),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("{0} does not begin with a base")]

@@ -1,0 +1,277 @@
+//! One shard copy on disk: a journal in front of the author's database.
+//!
+//! Every action becomes a journal record and is durable with the fsync of its frame; several that wait share one. Then it
+//! changes the content in memory, where readers see it, and reaches the database later, in batches. When the journal has
+//! grown, everything is flushed and a new journal begins with what the database doesn't hold.
+//!
+//! Directory of a copy: `journal`, and the database under the random name that the journal's base says. The journal is made
+//! last and its directory renamed first when the copy goes, so a copy is there wholly or not at all.
+//!
+//! Invariants: what a reader sees is durable here. A key's row in the database counts only when the content says so. After
+//! a failed fsync, or damage, the copy refuses everything: it counts as lost, and other copies stand in for it.
+//!
+mod content;
+mod copy;
+mod journal;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use super::store::ShardStore;
+use crate::copies::{BlockingStore, CopySize, Idle, group_of};
+use crate::ids::{Epoch, Position};
+use crate::replica::store::{ShardStore as ReplicaStore, StoreAction, StoreError, StoreResult, StoreState};
+use crate::replica::wire::{Alignment, Chunk, Write};
+use crate::replica::{Key, Value};
+
+pub(super) use content::Content;
+use content::Record;
+use copy::{Copy, remove_dir, unpoison};
+
+/// The copy of one shard, or its absence.
+pub struct Kept<S: ShardStore> {
+    dir: PathBuf,
+    options: S::Options,
+    slot: RwLock<Slot<S>>,
+    /// Held by whoever changes the copy.
+    actions: Mutex<()>,
+}
+
+enum Slot<S> {
+    Absent,
+    Damaged(String),
+    Open(Arc<Copy<S>>),
+}
+
+impl<S: ShardStore> Kept<S> {
+    /// Opens what is in `dir`, which need not exist. A copy that can't be read is told by [`ReplicaStore::state`].
+    pub fn open(dir: PathBuf, options: S::Options) -> Self {
+        let slot = match Copy::open(&dir, &options) {
+            Ok(Some(copy)) => Slot::Open(Arc::new(copy)),
+            Ok(None) => Slot::Absent,
+            Err(error) => Slot::Damaged(error.to_string()),
+        };
+        Self { dir, options, slot: RwLock::new(slot), actions: Mutex::new(()) }
+    }
+
+    /// The last position; `None` without a copy.
+    pub fn last(&self) -> Option<Position> {
+        Some(self.copy().ok()?.state().tail.last())
+    }
+
+    /// What `query` finds.
+    ///
+    /// # Errors
+    /// [`CopyError`] when there is no readable copy, or it can't be searched.
+    pub fn search(&self, query: &S::Query) -> Result<S::Found, CopyError> {
+        S::search(&self.copy()?.view(), query).map_err(|error| CopyError::Damaged(error.to_string()))
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        unpoison(self.actions.lock())
+    }
+
+    fn copy(&self) -> Result<Arc<Copy<S>>, CopyError> {
+        match &*unpoison(self.slot.read()) {
+            Slot::Absent => Err(CopyError::Missing),
+            Slot::Damaged(why) => Err(CopyError::Damaged(why.clone())),
+            Slot::Open(copy) if copy.has_failed() => {
+                Err(CopyError::Damaged("an earlier action failed".to_owned()))
+            }
+            Slot::Open(copy) => Ok(copy.clone()),
+        }
+    }
+
+    fn carry_out_one(&self, action: &StoreAction) -> Result<StoreResult, CopyError> {
+        match action {
+            StoreAction::Create => self.make()?,
+            StoreAction::Delete => self.remove()?,
+            StoreAction::ReadKeys(keys) => return Ok(StoreResult::Writes(self.copy()?.read_keys(keys)?)),
+            StoreAction::ReadChunk { after, max_bytes } => {
+                return Ok(StoreResult::Chunk(self.copy()?.read_chunk(after.as_ref(), *max_bytes)?));
+            }
+            StoreAction::Adopt(_)
+            | StoreAction::Append(_)
+            | StoreAction::Align(_)
+            | StoreAction::BeginFill { .. }
+            | StoreAction::FillRange { .. }
+            | StoreAction::EndFill => self.log(record_of(action).into_iter().collect())?,
+        }
+        Ok(StoreResult::Done)
+    }
+
+    /// Makes records durable with one fsync, then visible.
+    fn log(&self, records: Vec<Record>) -> Result<(), CopyError> {
+        self.copy()?.log(records)
+    }
+
+    fn make(&self) -> Result<(), CopyError> {
+        self.remove()?;
+        let copy = Copy::make(&self.dir, &self.options)?;
+        *unpoison(self.slot.write()) = Slot::Open(Arc::new(copy));
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<(), CopyError> {
+        *unpoison(self.slot.write()) = Slot::Absent;
+        let gone = self.dir.with_extension("gone");
+        remove_dir(&gone)?;
+        match std::fs::rename(&self.dir, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
+        journal::sync_parent(&self.dir)?;
+        Ok(remove_dir(&gone)?)
+    }
+}
+
+impl<S: ShardStore> ReplicaStore for Kept<S> {
+    fn state(&self) -> Result<Option<StoreState>, StoreError> {
+        match self.copy() {
+            Ok(copy) => Ok(Some(copy.state())),
+            Err(CopyError::Missing) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Value>, StoreError> {
+        Ok(self.copy()?.get(key)?)
+    }
+
+    fn create(&self) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.make()?)
+    }
+
+    fn adopt(&self, epoch: Epoch) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.log(vec![Record::Adopt(epoch)])?)
+    }
+
+    fn append(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.log(vec![Record::Append(writes.to_vec())])?)
+    }
+
+    fn align(&self, alignment: &Alignment) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.log(vec![Record::Align(alignment.clone())])?)
+    }
+
+    fn begin_fill(&self, base: Position) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.log(vec![Record::BeginFill { base }])?)
+    }
+
+    fn fill_range(&self, epoch: Epoch, base: Position, chunk: &Chunk) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.log(vec![Record::FillRange { epoch, base, chunk: chunk.clone() }])?)
+    }
+
+    fn end_fill(&self) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.log(vec![Record::EndFill])?)
+    }
+
+    fn read_keys(&self, keys: &[Key]) -> Result<Vec<Write>, StoreError> {
+        Ok(self.copy()?.read_keys(keys)?)
+    }
+
+    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError> {
+        Ok(self.copy()?.read_chunk(after, max_bytes)?)
+    }
+
+    fn delete(&self) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        Ok(self.remove()?)
+    }
+}
+
+impl<S: ShardStore> BlockingStore for Kept<S> {
+    fn size(&self) -> Option<CopySize> {
+        Some(self.copy().ok()?.size())
+    }
+
+    /// Those that may share an fsync do.
+    fn carry_out_all(&self, actions: &[StoreAction]) -> Vec<StoreResult> {
+        let _changing = self.changing();
+        let mut results = Vec::new();
+        while results.len() < actions.len() {
+            let rest = &actions[results.len()..];
+            let group = &rest[..group_of(rest)];
+            let done = if let [alone] = group {
+                self.carry_out_one(alone).map(|result| vec![result])
+            } else {
+                self.log(group.iter().filter_map(record_of).collect())
+                    .map(|()| vec![StoreResult::Done; group.len()])
+            };
+            match done {
+                Ok(done) => results.extend(done),
+                Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(error) => {
+                    tracing::error!(dir = %self.dir.display(), %error, "the copy failed");
+                    results.extend(vec![StoreResult::Failed; group.len()]);
+                }
+            }
+        }
+        results
+    }
+
+    /// Brings the database nearer to the content. Where the database can't be written, the copy counts as lost.
+    fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
+        let _changing = self.changing();
+        let Ok(copy) = self.copy() else { return Ok(false) };
+        Ok(copy.tend(idle)?)
+    }
+
+    /// Flushes everything, so that the next opening has little to replay.
+    fn close(&self) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        let Ok(copy) = self.copy() else { return Ok(()) };
+        copy.flush_all()?;
+        Ok(copy.rebase()?)
+    }
+}
+
+/// Why a copy can't do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// There is none.
+    #[error("the shard has no copy here")]
+    Missing,
+    /// Its files are damaged, or a write of them failed.
+    #[error("the shard's copy is damaged: {0}")]
+    Damaged(String),
+    /// The system refused.
+    #[error("the shard's files can't be written or read")]
+    Io(#[from] io::Error),
+}
+
+impl From<CopyError> for StoreError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Missing => Self::Missing,
+            CopyError::Damaged(why) => Self::Damaged(why),
+            CopyError::Io(error) if error.kind() == io::ErrorKind::StorageFull => Self::Full,
+            CopyError::Io(error) => Self::Unreachable(Box::new(error)),
+        }
+    }
+}
+
+fn record_of(action: &StoreAction) -> Option<Record> {
+    match action.clone() {
+        StoreAction::Adopt(epoch) => Some(Record::Adopt(epoch)),
+        StoreAction::Append(writes) => Some(Record::Append(writes)),
+        StoreAction::Align(alignment) => Some(Record::Align(alignment)),
+        StoreAction::BeginFill { base } => Some(Record::BeginFill { base }),
+        StoreAction::FillRange { epoch, base, chunk } => Some(Record::FillRange { epoch, base, chunk }),
+        StoreAction::EndFill => Some(Record::EndFill),
+        StoreAction::Create
+        | StoreAction::Delete
+        | StoreAction::ReadKeys(_)
+        | StoreAction::ReadChunk { .. } => None,
+    }
+}

@@ -1,0 +1,241 @@
+mod plain;
+
+use std::path::Path;
+
+use plain::Plain;
+
+use super::*;
+use crate::replica::memory::MemoryStore;
+
+fn at(epoch: u64, n: u64) -> Position {
+    Position { epoch: Epoch(epoch), n }
+}
+
+fn value(x: u64) -> Value {
+    Value::from(format!("{x}"))
+}
+
+fn write(epoch: u64, n: u64, key: &str, x: Option<u64>) -> Write {
+    Write { position: at(epoch, n), key: key.into(), value: x.map(value) }
+}
+
+fn open(dir: &Path) -> Kept<Plain> {
+    Kept::open(dir.join("7"), ())
+}
+
+fn everything(store: &dyn ReplicaStore) -> (StoreState, Vec<Write>) {
+    (store.state().unwrap().unwrap(), store.read_chunk(None, u64::MAX).unwrap().writes)
+}
+
+#[test]
+fn what_was_written_is_there_after_a_crash_whether_flushed_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.state().unwrap(), None);
+    store.create().unwrap();
+    store.adopt(Epoch(4)).unwrap();
+    store.append(&[write(4, 1, "a", Some(1)), write(4, 2, "b", Some(2)), write(4, 3, "c", Some(3))]).unwrap();
+    store.tend(Idle::Yes).unwrap();
+    store.append(&[write(4, 4, "b", None), write(4, 5, "a", Some(9)), write(4, 6, "d", Some(4))]).unwrap();
+    let before = everything(&store);
+    // No close: as after a crash, the journal is ahead of the database.
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(everything(&store), before);
+    assert_eq!(store.state().unwrap().unwrap().adopted, Epoch(4));
+    assert_eq!(store.last(), Some(at(4, 6)));
+    assert_eq!(store.size().unwrap().vectors, 3);
+    assert_eq!(store.get("b").unwrap(), None);
+    assert_eq!(store.get("a").unwrap(), Some(value(9)));
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(everything(&open(dir.path())), before);
+}
+
+#[test]
+fn a_search_sees_what_the_database_lacks_and_is_told_what_of_it_is_out_of_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1)), write(1, 2, "b", Some(2)), write(1, 3, "c", Some(3))]).unwrap();
+    store.tend(Idle::Yes).unwrap();
+    store.append(&[write(1, 4, "a", Some(9)), write(1, 5, "b", None), write(1, 6, "d", Some(4))]).unwrap();
+    let found = store.search(&()).unwrap();
+    assert_eq!(found.current, ["c"]);
+    assert_eq!(found.fresh, ["a", "d"]);
+    assert_eq!(found.outdated, 3);
+}
+
+#[test]
+fn a_torn_tail_loses_only_what_was_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1))]).unwrap();
+    let told = everything(&store);
+    store.append(&[write(1, 2, "b", Some(2)), write(1, 3, "c", Some(3))]).unwrap();
+    drop(store);
+    let path = dir.path().join("7/journal");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+    let store = open(dir.path());
+    assert_eq!(everything(&store), told, "the group was torn, so all of it is gone");
+    store.append(&[write(2, 2, "b", Some(5))]).unwrap();
+    drop(store);
+    assert_eq!(open(dir.path()).last(), Some(at(2, 2)));
+}
+
+#[test]
+fn damage_or_a_missing_database_is_told_and_creating_replaces_it() {
+    for harm in ["journal", "database"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.create().unwrap();
+        store.append(&[write(1, 1, "a", Some(1))]).unwrap();
+        store.append(&[write(1, 2, "b", Some(1))]).unwrap();
+        drop(store);
+        let copy = dir.path().join("7");
+        if harm == "journal" {
+            let mut bytes = std::fs::read(copy.join("journal")).unwrap();
+            bytes[40] ^= 1;
+            std::fs::write(copy.join("journal"), bytes).unwrap();
+        } else {
+            let files = std::fs::read_dir(&copy).unwrap().map(|file| file.unwrap().path());
+            let database =
+                files.into_iter().find(|path| path.file_name().is_some_and(|name| name != "journal"));
+            std::fs::remove_file(database.unwrap()).unwrap();
+        }
+        let store = open(dir.path());
+        assert!(matches!(store.state(), Err(StoreError::Damaged(_))), "{harm}");
+        store.create().unwrap();
+        assert_eq!(store.last(), Some(Position::default()));
+    }
+}
+
+#[test]
+fn a_deleted_copy_is_gone_for_good_and_can_be_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1))]).unwrap();
+    store.tend(Idle::Yes).unwrap();
+    store.delete().unwrap();
+    assert!(matches!(store.get("a"), Err(StoreError::Missing)));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    store.create().unwrap();
+    assert_eq!(store.get("a").unwrap(), None);
+    assert!(store.search(&()).unwrap().current.is_empty());
+}
+
+#[test]
+fn a_batch_of_actions_has_a_result_for_each_and_refuses_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let actions = [
+        StoreAction::Create,
+        StoreAction::Adopt(Epoch(3)),
+        StoreAction::Append(vec![write(3, 1, "a", Some(1))]),
+        StoreAction::Append(vec![write(3, 2, "b", Some(2))]),
+        StoreAction::ReadKeys(vec!["a".into(), "none".into()]),
+        StoreAction::Append(vec![write(3, 9, "c", Some(2))]),
+    ];
+    let results = store.carry_out_all(&actions);
+    assert_eq!(results.len(), 6);
+    assert!(results[..4].iter().all(|result| *result == StoreResult::Done));
+    let StoreResult::Writes(writes) = &results[4] else { panic!("{:?}", results[4]) };
+    assert_eq!(writes[0], write(3, 1, "a", Some(1)));
+    assert_eq!((writes[1].position, &writes[1].value), (Position::default(), &None));
+    assert_eq!(results[5], StoreResult::Failed);
+    assert_eq!(store.last(), Some(at(3, 2)));
+}
+
+/// The disk store and the model take the same random actions and must agree after each, also across crashes at any point
+/// and flushes at any time.
+#[test]
+fn random_actions_leave_what_the_model_has() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, model) = (open(dir.path()), MemoryStore::default());
+    for copy in [&store as &dyn ReplicaStore, &model] {
+        copy.create().unwrap();
+    }
+    let mut epoch = 1;
+    let mut base = at(0, 0);
+    for step in 0..300 {
+        let last = model.state().unwrap().unwrap().tail.last();
+        let action = match random(12) {
+            0..=5 => {
+                let key = |random: &mut dyn FnMut(u64) -> u64| format!("k{:02}", random(15));
+                let writes = (1..=1 + random(4)).map(|i| {
+                    let x = (random(4) > 0).then(|| random(100));
+                    write(epoch, last.n + i, &key(&mut random), x)
+                });
+                StoreAction::Append(writes.collect())
+            }
+            6 => {
+                epoch += 1;
+                StoreAction::Adopt(Epoch(epoch))
+            }
+            7 => {
+                base = last;
+                StoreAction::BeginFill { base }
+            }
+            8 if !model.state().unwrap().unwrap().full => {
+                let mut keys: Vec<u64> = (0..random(6)).map(|_| random(15)).collect();
+                keys.sort_unstable();
+                keys.dedup();
+                let upto = keys.last().filter(|_| random(2) == 0).map(|key| format!("k{key:02}").into());
+                let writes =
+                    keys.iter().map(|key| write(epoch, random(base.n + 1), &format!("k{key:02}"), Some(7)));
+                let chunk = Chunk { after: None, upto, at: base, writes: writes.collect() };
+                StoreAction::FillRange { epoch: Epoch(epoch), base, chunk }
+            }
+            9 => StoreAction::EndFill,
+            10 => {
+                drop(std::mem::replace(&mut store, Kept::open(dir.path().join("none"), ())));
+                store = open(dir.path());
+                continue;
+            }
+            _ => {
+                store.tend(Idle::Yes).unwrap();
+                continue;
+            }
+        };
+        assert_eq!(store.carry_out_all(std::slice::from_ref(&action)), [StoreResult::Done], "{action:?}");
+        model.carry_out(&action).unwrap();
+        let alive = |copy: &dyn ReplicaStore| {
+            let (state, writes) = everything(copy);
+            (state, writes.into_iter().filter(|write| write.value.is_some()).collect::<Vec<_>>())
+        };
+        assert_eq!(alive(&store), alive(&model), "step {step}: {action:?}");
+    }
+}
+
+#[test]
+fn a_copy_whose_journal_cannot_be_looked_at_is_damaged_and_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("7").join("journal");
+    std::fs::create_dir(journal.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&journal, &journal).unwrap();
+    assert!(open(dir.path()).state().is_err());
+    assert!(std::fs::symlink_metadata(&journal).is_ok());
+}
+
+#[test]
+fn a_copy_whose_new_journal_could_not_be_put_in_place_takes_no_more_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1))]).unwrap();
+    let journal = dir.path().join("7").join("journal");
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::create_dir_all(journal.join("in-the-way")).unwrap();
+    assert!(store.close().is_err());
+    // The open journal has no name any more: what it took could not be found again.
+    assert!(store.append(&[write(1, 2, "b", Some(1))]).is_err());
+    assert!(store.state().is_err());
+}

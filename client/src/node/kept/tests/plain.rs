@@ -1,0 +1,87 @@
+//! The plainest database: one file, written anew and synced at each change.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Position;
+use crate::node::store::{Row, ShardStore, Stamp, StoreFault, View};
+use crate::replica::{Key, Value};
+
+pub(super) struct Plain {
+    path: PathBuf,
+    rows: Mutex<BTreeMap<String, (Position, Vec<u8>)>>,
+}
+
+/// What a search of a [`Plain`] sees.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) current: Vec<String>,
+    pub(super) fresh: Vec<String>,
+    pub(super) outdated: usize,
+}
+
+impl Plain {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, (Position, Vec<u8>)>),
+    ) -> Result<(), StoreFault> {
+        let mut rows = self.rows.lock().unwrap();
+        change(&mut rows);
+        let temporary = self.path.with_extension("tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(&*rows)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)?;
+        File::open(self.path.parent().unwrap())?.sync_all()?;
+        Ok(())
+    }
+}
+
+impl ShardStore for Plain {
+    type Options = ();
+    type Query = ();
+    type Found = Seen;
+
+    fn open(path: &Path, _options: &()) -> Result<Self, StoreFault> {
+        let rows =
+            if path.try_exists()? { serde_json::from_slice(&fs::read(path)?)? } else { BTreeMap::new() };
+        let store = Self { path: path.to_owned(), rows: Mutex::new(rows) };
+        store.change(|_| {})?;
+        Ok(store)
+    }
+
+    fn stamps(&self) -> Result<Vec<Stamp>, StoreFault> {
+        let stamp = |(key, (position, value)): (&String, &(Position, Vec<u8>))| Stamp {
+            key: key.as_str().into(),
+            position: *position,
+            bytes: value.len() as u64,
+        };
+        Ok(self.rows.lock().unwrap().iter().map(stamp).collect())
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Value>, StoreFault> {
+        Ok(self.rows.lock().unwrap().get(key).map(|(_, value)| value.clone().into()))
+    }
+
+    fn put(&self, rows: &[Row]) -> Result<(), StoreFault> {
+        self.change(|held| {
+            held.extend(rows.iter().map(|row| (row.key.to_string(), (row.position, row.value.to_vec()))));
+        })
+    }
+
+    fn delete(&self, keys: &[Key]) -> Result<(), StoreFault> {
+        self.change(|held| held.retain(|key, _| !keys.iter().any(|gone| **gone == **key)))
+    }
+
+    fn search(view: &View<'_, Self>, (): &()) -> Result<Seen, StoreFault> {
+        let rows = view.store().rows.lock().unwrap();
+        let current = rows.keys().filter(|key| view.is_current(key)).cloned().collect();
+        let fresh = view.fresh().iter().map(|row| row.key.to_string()).collect();
+        Ok(Seen { current, fresh, outdated: view.outdated() })
+    }
+}
