@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("storage", &["sled"]),
     ("raft", &["openraft", "ruvector-cluster-storage", "axum"]),
     ("client", &[]),
+    ("examples/data-node", &["ruvector-cluster-client", "axum"]),
     ("examples/vector-node", &["ruvector-cluster-client", "axum", "ruvector-core"]),
     ("mutants", &[]),
     (
@@ -114,6 +115,12 @@ const SEAMS: &[(&str, &str)] = &[
 
 /// Decisions and replicated state use integers. (Jump hash, in client/, is defined over doubles.)
 const FLOATS: &[&str] = &["f32", "f64"];
+
+/// The data node that authors of others begin with, and its longest length, in lines (docs/data-nodes.md).
+const SHORT_EXAMPLE: (&str, usize) = ("examples/data-node/src/main.rs", 100);
+
+/// What data nodes must not get with the client library.
+const NOT_FOR_DATA_NODES: &[&str] = &["openraft", "sled", "axum"];
 
 /// A file of the repository: its path from the root with `/`, and its text.
 #[derive(Clone)]
@@ -563,6 +570,36 @@ fn every_manifest_keeps_the_arrows_between_packages() {
     assert_eq!(manifests.len(), PACKAGES.len());
     let wrong: Vec<String> = manifests.iter().flat_map(check_manifest).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_client_library_brings_data_nodes_nothing_of_the_control_nodes() {
+    let tree = |package: &str| {
+        let args = ["tree", "--locked", "-e", "normal,build", "--prefix", "none", "-p", package];
+        let output = std::process::Command::new(env!("CARGO"))
+            .args(args)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let whole = tree("ruvector-cluster");
+    for name in NOT_FOR_DATA_NODES {
+        assert!(whole.contains(*name), "the control node has {name}, so that this can fail");
+    }
+    let client = tree("ruvector-cluster-client");
+    assert!(client.contains("reqwest"), "{client:?}");
+    let brought: Vec<_> = NOT_FOR_DATA_NODES.iter().filter(|name| client.contains(**name)).collect();
+    assert!(brought.is_empty(), "{brought:?}");
+}
+
+#[test]
+fn the_short_example_is_short() {
+    let (path, most) = SHORT_EXAMPLE;
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    assert!(text.lines().count() <= most, "{path} has {} lines", text.lines().count());
 }
 
 #[test]

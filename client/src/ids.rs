@@ -118,6 +118,19 @@ pub struct Position {
     pub n: u64,
 }
 
+/// As a database may keep it: epoch and number.
+impl From<Position> for (u64, u64) {
+    fn from(position: Position) -> Self {
+        (position.epoch.0, position.n)
+    }
+}
+
+impl From<(u64, u64)> for Position {
+    fn from((epoch, n): (u64, u64)) -> Self {
+        Self { epoch: Epoch(epoch), n }
+    }
+}
+
 macro_rules! display_number {
     ($($t:ty),*) => {$(
         impl fmt::Display for $t {

@@ -28,7 +28,7 @@ mod serve;
 mod store;
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,12 +88,17 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// A node with a plain registration.
-    pub fn new(node_id: NodeId, addr: String, coordinators: Vec<String>, data_dir: PathBuf) -> Self {
+    pub fn new<C: Into<String>>(
+        node_id: NodeId,
+        addr: impl Into<String>,
+        coordinators: impl IntoIterator<Item = C>,
+        data_dir: impl Into<PathBuf>,
+    ) -> Self {
         Self {
             node_id,
-            addr,
-            coordinators,
-            data_dir,
+            addr: addr.into(),
+            coordinators: coordinators.into_iter().map(Into::into).collect(),
+            data_dir: data_dir.into(),
             zone: None,
             rack: None,
             labels: BTreeMap::new(),
@@ -279,10 +284,10 @@ impl<S: ShardStore> NodeTask<S> {
     pub async fn run(
         self,
         shutdown: CancellationToken,
-        server: impl Future<Output = io::Result<()>>,
+        server: impl IntoFuture<Output = io::Result<()>>,
     ) -> Result<(), NodeError> {
         let Self { node, agent, stop } = self;
-        let ended = serve(agent, shutdown, server).await;
+        let ended = serve(agent, shutdown, server.into_future()).await;
         stop.cancel();
         node.inner.copies.close().await;
         ended

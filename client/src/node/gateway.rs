@@ -49,6 +49,18 @@ pub enum GatewayError {
     Unknown,
 }
 
+/// The HTTP status that says so, and a sentence: what many HTTP frameworks take for an answer.
+impl From<GatewayError> for (http::StatusCode, String) {
+    fn from(error: GatewayError) -> Self {
+        let status = match error {
+            GatewayError::StaleEpoch(_) => http::StatusCode::CONFLICT,
+            GatewayError::Unavailable(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+            GatewayError::Unknown => http::StatusCode::GATEWAY_TIMEOUT,
+        };
+        (status, error.to_string())
+    }
+}
+
 /// Routes clients' requests.
 pub(super) struct Gateway<S: ShardStore> {
     node: NodeId,

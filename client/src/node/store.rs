@@ -43,8 +43,7 @@ pub struct Stamp {
 /// The database of one shard's copy. Calls block; they run on threads for such calls.
 ///
 /// To ensure correctness:
-/// - What [`put`](ShardStore::put) and [`delete`](ShardStore::delete) did is durable when they return: the journal that has it
-///   too may be dropped from then on.
+/// - What [`write`](ShardStore::write) did is durable when it returns: the journal that has it too may be dropped from then on.
 /// - A crash leaves each row as it was before or after a call, never half of it. Rows may differ in that.
 /// - One call changes it at a time; any number read beside it.
 pub trait ShardStore: Sized + Send + Sync + 'static {
@@ -78,17 +77,12 @@ pub trait ShardStore: Sized + Send + Sync + 'static {
     /// When it can't be read.
     fn get(&self, key: &str) -> Result<Option<Value>, StoreFault>;
 
-    /// Puts rows in the place of those with the same keys.
-    ///
-    /// # Errors
-    /// When they are not durable.
-    fn put(&self, rows: &[Row]) -> Result<(), StoreFault>;
-
-    /// Removes rows; a key without one is no error.
+    /// Puts rows in the place of those with the same keys, and removes others. A key is in one of the two at most; one to be
+    /// removed need not be there.
     ///
     /// # Errors
     /// When that is not durable.
-    fn delete(&self, keys: &[Key]) -> Result<(), StoreFault>;
+    fn write(&self, put: &[Row], remove: &[Key]) -> Result<(), StoreFault>;
 
     /// Searches the shard as it is in `view`: the database, and what it doesn't have yet.
     ///
@@ -103,7 +97,7 @@ pub struct View<'a, S> {
     pub(super) content: RwLockReadGuard<'a, Content>,
 }
 
-impl<S> View<'_, S> {
+impl<S: ShardStore> View<'_, S> {
     /// The database; some of its rows may be out of date ([`is_current`](View::is_current)).
     pub fn store(&self) -> &S {
         self.store
@@ -117,6 +111,14 @@ impl<S> View<'_, S> {
     /// At most so many of the database's rows are out of date: whoever asks it for the best few asks for so many more.
     pub fn outdated(&self) -> usize {
         self.content.unflushed()
+    }
+
+    /// All rows, ascending by key, read one after the other: for databases that search by looking at each.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn rows(&self) -> impl Iterator<Item = Result<Row, StoreFault>> {
+        self.content.after(None).filter_map(|(key, entry)| entry.row(key, self.store).transpose())
     }
 
     /// The rows that the database doesn't have yet.

@@ -1,6 +1,5 @@
 //! A whole node: opened, registered, serving, and stopped in order.
 
-use std::future::IntoFuture;
 use std::net::SocketAddr;
 
 use ruvector_cluster_client::node::{self, DataNode, NodeConfig};
@@ -59,5 +58,5 @@ pub async fn run_on(
     let (node, task) = DataNode::open(config, dimensions).await?;
     let app = api::router(App { node, dimensions });
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    Ok(task.run(shutdown, server.into_future()).await?)
+    Ok(task.run(shutdown, server).await?)
 }

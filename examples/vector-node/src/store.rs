@@ -116,14 +116,12 @@ impl ShardStore for Vectors {
         Ok(Some(Point { vector: entry.vector, metadata }.encode()?))
     }
 
-    fn put(&self, rows: &[Row]) -> Result<(), StoreFault> {
-        let entries: Result<Vec<VectorEntry>, PointError> = rows.iter().map(entry).collect();
-        self.db.insert_batch(entries?)?;
-        Ok(())
-    }
-
-    fn delete(&self, keys: &[Key]) -> Result<(), StoreFault> {
-        for key in keys {
+    fn write(&self, put: &[Row], remove: &[Key]) -> Result<(), StoreFault> {
+        if !put.is_empty() {
+            let entries: Result<Vec<VectorEntry>, PointError> = put.iter().map(entry).collect();
+            self.db.insert_batch(entries?)?;
+        }
+        for key in remove {
             self.db.delete(key)?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::replica::wire::{Alignment, Chunk, Write};
 use crate::replica::{Key, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::node::store::{Row, Stamp};
+use crate::node::store::{Row, ShardStore, Stamp, StoreFault};
 
 /// Something that happened to a copy, as the journal has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,13 +60,31 @@ pub(super) enum Held {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(in crate::node) struct Entry {
     pub(super) position: Position,
     pub(super) held: Held,
     /// The database has a row under this key, of this or of an older write.
     in_rows: bool,
     /// Of key and value.
     bytes: u64,
+}
+
+impl Entry {
+    /// The row of `key`, whose entry this is, if it has a value.
+    pub(in crate::node) fn row<S: ShardStore>(
+        &self,
+        key: &Key,
+        store: &S,
+    ) -> Result<Option<Row>, StoreFault> {
+        let value = match &self.held {
+            Held::Fresh(value) => value.clone(),
+            Held::InDatabase => {
+                store.get(key)?.ok_or_else(|| format!("the database's row of {key:?} is missing"))?
+            }
+            Held::Tombstone => return Ok(None),
+        };
+        Ok(Some(Row { key: key.clone(), position: self.position, value }))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -209,12 +227,12 @@ impl Content {
         }
     }
 
-    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
-        self.entries.get(key)
+    pub(super) fn entry(&self, key: &str) -> Option<(&Key, &Entry)> {
+        self.entries.get_key_value(key)
     }
 
     /// Entries after a key, ascending.
-    pub(super) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
+    pub(in crate::node) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range::<Key, _>((start, Bound::Unbounded))
     }

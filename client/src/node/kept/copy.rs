@@ -177,17 +177,11 @@ impl<S: ShardStore> Copy<S> {
     }
 
     fn write_of(&self, content: &Content, key: &str) -> Result<Write, CopyError> {
-        let absent = |position| Write { position, key: key.into(), value: None };
-        let Some(entry) = content.entry(key) else { return Ok(absent(Position::default())) };
-        let value = match &entry.held {
-            Held::Fresh(value) => value.clone(),
-            Held::InDatabase => {
-                let value = self.store.get(key).map_err(damaged)?;
-                value.ok_or_else(|| damaged(format!("the database's row of {key:?} is missing")))?
-            }
-            Held::Tombstone => return Ok(absent(entry.position)),
+        let Some((key, entry)) = content.entry(key) else {
+            return Ok(Write { position: Position::default(), key: key.into(), value: None });
         };
-        Ok(Write { position: entry.position, key: key.into(), value: Some(value) })
+        let row = entry.row(key, &self.store).map_err(damaged)?;
+        Ok(Write { position: entry.position, key: key.clone(), value: row.map(|row| row.value) })
     }
 
     pub(super) fn tend(&self, idle: Idle) -> Result<bool, CopyError> {
@@ -212,16 +206,14 @@ impl<S: ShardStore> Copy<S> {
             self.failed.store(true, Ordering::SeqCst);
             damaged(error)
         };
-        if !fresh.is_empty() {
-            self.store.put(&fresh).map_err(failed)?;
+        if fresh.is_empty() && doomed.is_empty() {
+            return Ok(false);
         }
-        if !doomed.is_empty() {
-            self.store.delete(&doomed).map_err(failed)?;
-        }
+        self.store.write(&fresh, &doomed).map_err(failed)?;
         let mut content = unpoison(self.content.write());
         content.note_flushed(&fresh);
         content.note_removed(&doomed);
-        Ok(!fresh.is_empty() || !doomed.is_empty())
+        Ok(true)
     }
 
     pub(super) fn flush_all(&self) -> Result<(), CopyError> {

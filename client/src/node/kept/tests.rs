@@ -63,6 +63,7 @@ fn a_search_sees_what_the_database_lacks_and_is_told_what_of_it_is_out_of_date()
     let found = store.search(&()).unwrap();
     assert_eq!(found.current, ["c"]);
     assert_eq!(found.fresh, ["a", "d"]);
+    assert_eq!(found.all, ["a", "c", "d"]);
     assert_eq!(found.outdated, 3);
 }
 

@@ -22,6 +22,7 @@ pub(super) struct Plain {
 pub(super) struct Seen {
     pub(super) current: Vec<String>,
     pub(super) fresh: Vec<String>,
+    pub(super) all: Vec<String>,
     pub(super) outdated: usize,
 }
 
@@ -68,20 +69,18 @@ impl ShardStore for Plain {
         Ok(self.rows.lock().unwrap().get(key).map(|(_, value)| value.clone().into()))
     }
 
-    fn put(&self, rows: &[Row]) -> Result<(), StoreFault> {
+    fn write(&self, put: &[Row], remove: &[Key]) -> Result<(), StoreFault> {
         self.change(|held| {
-            held.extend(rows.iter().map(|row| (row.key.to_string(), (row.position, row.value.to_vec()))));
+            held.extend(put.iter().map(|row| (row.key.to_string(), (row.position, row.value.to_vec()))));
+            held.retain(|key, _| !remove.iter().any(|gone| **gone == **key));
         })
     }
 
-    fn delete(&self, keys: &[Key]) -> Result<(), StoreFault> {
-        self.change(|held| held.retain(|key, _| !keys.iter().any(|gone| **gone == **key)))
-    }
-
     fn search(view: &View<'_, Self>, (): &()) -> Result<Seen, StoreFault> {
+        let all = view.rows().map(|row| Ok(row?.key.to_string())).collect::<Result<_, StoreFault>>()?;
         let rows = view.store().rows.lock().unwrap();
         let current = rows.keys().filter(|key| view.is_current(key)).cloned().collect();
         let fresh = view.fresh().iter().map(|row| row.key.to_string()).collect();
-        Ok(Seen { current, fresh, outdated: view.outdated() })
+        Ok(Seen { current, fresh, all, outdated: view.outdated() })
     }
 }
