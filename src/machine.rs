@@ -14,10 +14,11 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ruvector_cluster_client::fail_point;
 use ruvector_cluster_raft::{Applied, RestoreError, StateMachine};
 use tokio::sync::watch;
 
-use crate::metadata::{COMMAND_VERSION, Envelope, Metadata, RowChange, RowsError, apply};
+use crate::metadata::{COMMAND_VERSION, Changed, Envelope, Metadata, RowChange, RowsError, apply};
 
 pub use changes::{ChangeLog, Compacted, Logged};
 pub use codec::{CodecError, decode, encode};
@@ -44,6 +45,17 @@ impl Machine {
     }
 }
 
+/// The fail points of tests that kill a control node which has applied a phase, and told nobody yet.
+fn pass_fail_points(state: &Metadata, changes: &[Changed]) {
+    for change in changes {
+        if let Changed::Migration(id) = change
+            && let Some(row) = state.migration(*id)
+        {
+            fail_point::pass("applied", row.phase.name());
+        }
+    }
+}
+
 impl StateMachine for Machine {
     fn apply(&mut self, index: u64, time_ms: u64, command: &[u8]) -> Applied {
         let envelope: Envelope = match decode(command) {
@@ -60,6 +72,7 @@ impl StateMachine for Machine {
         }
         let applied = apply(&mut self.state, index, time_ms, &envelope);
         self.changes.note(&self.state, &applied.changes);
+        pass_fail_points(&self.state, &applied.changes);
         let outcome = encode(&applied.outcome).expect("an outcome is plain data with string keys");
         let rows = applied.rows.into_iter().map(|RowChange { key, value }| (key, value.map(Bytes::from)));
         Applied { outcome, rows: rows.collect() }

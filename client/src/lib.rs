@@ -15,6 +15,7 @@ pub mod chance;
 pub mod clock;
 pub mod control;
 pub mod copies;
+pub mod fail_point;
 pub mod hashing;
 pub mod ids;
 pub mod map;

@@ -12,6 +12,7 @@ mod keys;
 mod kill_while_opening;
 mod leader_kill;
 mod no_quorum;
+mod phase_faults;
 mod racks;
 mod restart;
 mod restored;

@@ -1,5 +1,6 @@
 //! Vector nodes as processes: the reference data node, built beside the control node's binary.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use super::control::ControlCluster;
 use super::http::Api;
 use super::ports::PortPair;
 use super::process::{Process, program};
+use super::wait::DEADLINE;
 
 /// Numbers in a vector of these tests.
 pub const DIMENSIONS: usize = 4;
@@ -73,6 +75,18 @@ impl DataNode {
     /// Its process.
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("it runs")
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn wait_for_death(&mut self) {
+        let status = self.process.as_mut().expect("it runs").exit_status(DEADLINE).await;
+        assert_eq!(status.signal(), Some(9), "{} ended otherwise", self.name);
+        self.process = None;
+    }
+
+    /// Whether it was started and not killed.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
     }
 
     /// SIGKILL.

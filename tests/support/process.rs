@@ -39,8 +39,26 @@ impl Process {
         let out = OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+        command.env("RUVECTOR_CLUSTER_FAIL_POINTS", Self::points(log));
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {}: {e}", program.display()));
         Self { name: name.to_owned(), child, log: log.to_path_buf() }
+    }
+
+    /// Where fail points of the process that logs to `log` are armed; the next run of it is under them too.
+    fn points(log: &Path) -> PathBuf {
+        log.with_extension("points")
+    }
+
+    /// Arms a fail point: `kill.NAME` or `hold.NAME`.
+    pub fn arm(&self, point: &str) {
+        let folder = Self::points(&self.log);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(point), "").unwrap();
+    }
+
+    /// Takes that back.
+    pub fn disarm(&self, point: &str) {
+        std::fs::remove_file(Self::points(&self.log).join(point)).unwrap();
     }
 
     fn signal(&self, signal: Signal) {

@@ -12,12 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::Parts;
+use crate::fail_point::{self, Go};
 use crate::ids::{Epoch, Incarnation, NodeId, ShardId};
 use crate::replica::event::{Effect, Event, Operation, Reply, ReportOutcome};
 use crate::replica::store::{StoreAction, StoreResult};
 use crate::replica::wire::{Answer, Request};
 use crate::replica::{CallId, OpId, Replica, ReportId, Status, Ticket};
-use crate::wire::{Assignment, NodeAddr, Report};
+use crate::wire::{Assignment, NodeAddr, Phase, Report};
 
 /// How often a replica is told that time passed.
 const TICK: Duration = Duration::from_millis(50);
@@ -141,6 +142,9 @@ impl CopyTask {
     fn take(&mut self, input: Input) {
         match input {
             Input::Assigned(assignment, done) => {
+                if let Some(migration) = assignment.migration.as_ref() {
+                    fail_point::pass("assigned", migration.phase.name());
+                }
                 self.step(Event::Assigned(assignment));
                 self.tell(done, ());
             }
@@ -167,6 +171,9 @@ impl CopyTask {
                 self.tell(answer, confirmed);
             }
             Input::Message { from, request, answer } => {
+                if matches!(request, Request::Chunk { .. }) {
+                    fail_point::pass("asked", "chunk");
+                }
                 let ticket = self.wait(Waiter::Node(answer));
                 self.step(Event::Request { ticket, from, request });
             }
@@ -263,7 +270,10 @@ impl CopyTask {
     fn report(&mut self, report: ReportId, body: Report) {
         let incarnation = self.parts.lease.incarnation();
         self.reports.insert(report);
-        let is_queued = incarnation > Incarnation(0) && self.parts.reporter.send(incarnation, report.0, body);
+        let is_let_go = fail_point::pass("report", point_of(&body)) == Go::On;
+        let is_queued = is_let_go
+            && incarnation > Incarnation(0)
+            && self.parts.reporter.send(incarnation, report.0, body);
         if !is_queued && self.own.send(Input::Reported(report, ReportOutcome::Unknown)).is_err() {
             tracing::trace!(shard = %self.shard, "the shard's task has ended");
         }
@@ -279,5 +289,16 @@ impl CopyTask {
 
     fn show(&self) {
         *self.shown.held() = self.replica.status();
+    }
+}
+
+/// The fail point that a report passes.
+fn point_of(report: &Report) -> &'static str {
+    match report.phase {
+        _ if report.in_sync_set.is_some() => "in_sync_set",
+        Some(Phase::Copying) if !report.done && report.error.is_none() => "bytes",
+        Some(phase) => phase.name(),
+        None if report.retired => "retired",
+        None => "lost",
     }
 }

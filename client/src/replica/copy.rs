@@ -48,6 +48,11 @@ impl CopyState {
         self.full && self.adopted == epoch && (self.aligned || self.last().epoch == epoch)
     }
 
+    /// Whether it takes the forwards of `epoch`'s primary: as a copy that is being filled, or as one that has all before them.
+    pub(super) fn follows(&self, epoch: Epoch) -> bool {
+        self.stream.is_some() || self.is_prefix_in(epoch)
+    }
+
     /// Follows what `action` does to the store.
     pub(super) fn apply(&mut self, action: &StoreAction) {
         match action {

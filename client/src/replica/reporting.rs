@@ -102,7 +102,7 @@ impl Replica {
     /// Whether this node's part of its shard's migration phase is done, and on disk.
     fn has_done_its_part(&self, seat: &Seat, phase: Phase) -> bool {
         let copy = self.copy.as_ref().filter(|copy| copy.adopted == seat.epoch && self.ops.is_empty());
-        let streamed = copy.filter(|copy| copy.stream.is_some());
+        let streamed = copy.filter(|copy| copy.follows(seat.epoch));
         let is_target = seat.migration_to(&self.node, &[phase]).is_some();
         match phase {
             // A copy without a stream would be asked to pull before the primary forwards to it.
@@ -131,7 +131,7 @@ impl Replica {
         if seat.migration_to(&self.node, &phases).is_some() && !in_sync {
             // A copy that failed meanwhile is made anew once the filling begins again.
             let failed = self.copy.is_none() && self.ops.is_empty();
-            let broken = failed || copy.is_some_and(|copy| copy.stream.is_none());
+            let broken = failed || copy.is_some_and(|copy| !copy.follows(seat.epoch));
             return (broken && seat.role == Role::Learner).then_some("gap");
         }
         let lead = self.lead.as_ref().filter(|lead| lead.epoch == seat.epoch)?;

@@ -177,6 +177,19 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// As JSON has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preparing => "preparing",
+            Self::Copying => "copying",
+            Self::Admitting => "admitting",
+            Self::HandingOver => "handing_over",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+        }
+    }
+
     /// Whether the migration has ended.
     pub fn is_ended(self) -> bool {
         match self {
