@@ -5,6 +5,8 @@
 //! - [`map`], [`watch`], [`router`]: the cached shard map, what keeps it fresh, and routing by it.
 //! - [`replica`]: one shard copy's side of the replication, pure.
 //! - [`copies`]: the shell around a data node's replicas: tasks, queues, timers; over stores and a transport that it is given.
+//! - [`handler`]: for data nodes with a replication of their own: assignments as calls of a trait.
+//! - `testing` (feature): an in-memory coordinator for tests of data nodes.
 //! - [`agent`]: a data node's registration, heartbeats, lease, assignments and reports.
 //!
 //! The crate knows neither openraft, sled nor axum.
@@ -14,10 +16,13 @@ pub mod chance;
 pub mod clock;
 pub mod control;
 pub mod copies;
+pub mod handler;
 pub mod hashing;
 pub mod ids;
 pub mod map;
 pub mod replica;
 pub mod router;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod watch;
 pub mod wire;
