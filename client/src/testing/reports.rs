@@ -53,7 +53,8 @@ impl Rows {
                 return refused("conflict", "the node has no copy");
             }
             // While founding, the node makes it anew.
-            if !row.founding && !(row.lost && row.leads(node)) {
+            let is_known = row.lost && row.leads(node);
+            if !row.founding && !is_known {
                 self.lose(&mut row, node);
             }
         } else if let Some(proposal) = &report.in_sync_set {

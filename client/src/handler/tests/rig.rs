@@ -18,8 +18,9 @@ use crate::wire::{
 };
 
 /// What a call does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum Does {
+    #[default]
     Nothing,
     Fail(DutyError),
     WaitForCancel,
@@ -44,12 +45,6 @@ struct Released(Semaphore);
 impl Default for Released {
     fn default() -> Self {
         Self(Semaphore::new(0))
-    }
-}
-
-impl Default for Does {
-    fn default() -> Self {
-        Self::Nothing
     }
 }
 
