@@ -34,8 +34,9 @@ use crate::wire::{
 
 pub use backoff::Backoff;
 pub use call::Call;
+use exchange::Http;
+pub(crate) use exchange::read_body;
 pub use exchange::{Body, Exchange, ExchangeError};
-use exchange::{Http, read_body};
 
 /// The largest answer that is read, in bytes: a map of 100,000 shards has about 15 MB.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;

@@ -47,7 +47,7 @@ impl Exchange for Http {
 ///
 /// # Errors
 /// When it breaks off, or is longer than `max_bytes`.
-pub(super) async fn read_body(mut body: Body, max_bytes: u64) -> Result<Bytes, ExchangeError> {
+pub(crate) async fn read_body(mut body: Body, max_bytes: u64) -> Result<Bytes, ExchangeError> {
     let mut whole = BytesMut::new();
     while let Some(piece) = body.next().await {
         whole.extend_from_slice(&piece?);

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use coordinator::{Coordinator, LEASE_MS};
-use ruvector_cluster_client::ids::NodeId;
-use ruvector_cluster_client::wire::Role;
+use coordinator::Coordinator;
+use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_client::testing::CoordinatorOptions;
+use ruvector_cluster_client::wire::{Phase, Role, Shard};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use vector_node::options::Options;
 
 const DIMENSIONS: usize = 8;
 const SHARDS: usize = 4;
+const NODES: [&str; 3] = ["d1", "d2", "d3"];
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -97,14 +99,16 @@ impl Cluster {
         // RUST_LOG tells what the nodes say; other tests of this process may have set it up already.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).try_init().unwrap_or_default();
-        let (coordinator, dir) = (Coordinator::start().await, tempfile::tempdir().unwrap());
+        let options = CoordinatorOptions { num_shards: SHARDS as u32, ..CoordinatorOptions::default() };
+        let (coordinator, dir) = (Coordinator::start(options).await, tempfile::tempdir().unwrap());
         let start = |name| (name, Process::start(name, &coordinator.addr, dir.path(), 0));
         let nodes: BTreeMap<_, _> = ["d1", "d2", "d3"].map(start).into();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let cluster = Self { coordinator, nodes, http, dir };
-        cluster.until("three registrations", |c| c.coordinator.rows.lock().unwrap().nodes.len() == 3).await;
-        cluster.coordinator.change(|rows| rows.found(SHARDS, 2));
-        cluster.until("open shards", |c| (0..SHARDS).all(|shard| !c.coordinator.shard(shard).founding)).await;
+        let all = |c: &Self| NODES.iter().all(|node| c.coordinator.node(&id(node)).is_some());
+        cluster.until("three registrations", all).await;
+        cluster.coordinator.found();
+        cluster.coordinator.until_opened().await;
         cluster
     }
 
@@ -156,8 +160,22 @@ impl Cluster {
     /// Declares a crashed node down once its lease has run out.
     async fn fail_over(&mut self, node: &'static str) {
         self.nodes.get_mut(node).unwrap().runtime.take().unwrap().shutdown_background();
-        tokio::time::sleep(Duration::from_millis(LEASE_MS + LEASE_MS / 20)).await;
-        self.coordinator.declare_down(&id(node));
+        self.coordinator.expire(&id(node)).await;
+    }
+
+    fn shard(&self, shard: usize) -> Shard {
+        self.coordinator.shard(ShardId(shard as u32)).unwrap()
+    }
+
+    /// Moves a copy, or the primaryship to one that is there, and waits for the end.
+    async fn migrate(&self, shard: usize, to: &NodeId, from: Option<&NodeId>) {
+        let migration = self.coordinator.migrate(ShardId(shard as u32), to, from).unwrap();
+        let ended = self.coordinator.until_ended(migration).await;
+        assert_eq!(ended.phase, Phase::Done, "{ended:?}");
+    }
+
+    fn has_lost_nothing(&self) -> bool {
+        self.coordinator.reports().iter().all(|taken| !taken.report.lost)
     }
 
     fn restart(&mut self, node: &'static str) {
@@ -290,13 +308,11 @@ impl Load {
 async fn hand_overs_under_load_fail_no_request() {
     let cluster = Cluster::start().await;
     let load = Load::start(&cluster, 0);
-    for round in 0..3 {
+    for _ in 0..3 {
         for shard in 0..SHARDS {
-            let row = cluster.coordinator.shard(shard);
-            let to = row.in_sync.iter().find(|node| **node != row.primary).unwrap().clone();
-            cluster.coordinator.hand_over(shard, &to);
-            let what = format!("the end of hand-over {round} of shard {shard}");
-            cluster.until(&what, |c| c.coordinator.shard(shard).migration.is_none()).await;
+            let row = cluster.shard(shard);
+            let to = row.in_sync.iter().find(|node| Some(*node) != row.primary.as_ref()).unwrap();
+            cluster.migrate(shard, to, None).await;
         }
     }
     let written = load.written.load(Ordering::SeqCst);
@@ -311,14 +327,14 @@ async fn a_copy_moves_under_load_and_the_old_one_is_deleted() {
     let cluster = Cluster::start().await;
     cluster.write("d1", (0..500).map(point).collect()).await;
     let load = Load::start(&cluster, 500);
-    let row = cluster.coordinator.shard(0);
-    let from = row.copies[1].clone();
-    let to = ["d1", "d2", "d3"].map(id).into_iter().find(|node| !row.copies.contains(node)).unwrap();
-    cluster.coordinator.move_copy(0, &from, &to);
-    cluster.until("the move", |c| c.coordinator.shard(0).migration.is_none()).await;
-    cluster.until("the old copy's deletion", |c| c.coordinator.shard(0).retiring.is_empty()).await;
-    cluster.coordinator.hand_over(0, &to);
-    cluster.until("the hand-over", |c| c.coordinator.shard(0).migration.is_none()).await;
+    let row = cluster.shard(0);
+    let from = row.replicas[0].clone();
+    let to = NODES.map(id).into_iter().find(|node| !row.in_sync.contains(node)).unwrap();
+    cluster.migrate(0, &to, Some(&from)).await;
+    let deleted =
+        |c: &Cluster| c.coordinator.assignments(&from).iter().all(|held| held.role != Role::Retiring);
+    cluster.until("the old copy's deletion", deleted).await;
+    cluster.migrate(0, &to, None).await;
     let (count, failures) = load.end().await;
     assert_eq!(failures, Vec::<String>::new());
     assert_eq!(
@@ -341,13 +357,13 @@ async fn what_was_acknowledged_survives_a_crash_and_the_node_comes_back() {
     cluster.write("d3", (300..400).map(point).collect()).await;
     assert_eq!(cluster.search("d3", point(5).vector, 1_000).await.len(), 400);
     cluster.restart("d1");
-    let all_in_sync = |c: &Cluster| (0..SHARDS).all(|shard| c.coordinator.shard(shard).in_sync.len() == 2);
+    let all_in_sync = |c: &Cluster| (0..SHARDS).all(|shard| c.shard(shard).in_sync.len() == 2);
     cluster.until("all copies in sync again", all_in_sync).await;
     cluster.fail_over("d3").await;
     let found: Vec<String> =
         cluster.search("d1", point(777).vector, 20).await.into_iter().map(|found| found.0).collect();
     assert_eq!(found, nearest(0..400, &point(777).vector, 20), "what was written meanwhile was caught up");
-    assert!(cluster.coordinator.rows.lock().unwrap().lost.is_empty());
+    assert!(cluster.has_lost_nothing());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,5 +379,5 @@ async fn all_nodes_stop_and_start_again_with_what_they_had() {
     let query = point(42).vector;
     let found: Vec<String> = cluster.search("d2", query.clone(), 15).await.into_iter().map(|f| f.0).collect();
     assert_eq!(found, nearest(0..150, &query, 15));
-    assert!(cluster.coordinator.rows.lock().unwrap().lost.is_empty());
+    assert!(cluster.has_lost_nothing());
 }
