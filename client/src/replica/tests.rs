@@ -1,6 +1,7 @@
 //! The rules one by one, then random schedules of everything at once.
 
 mod coordinator;
+mod fill;
 mod schedule;
 mod world;
 
