@@ -40,6 +40,10 @@ pub struct Soft {
     pub load_watch: LoadWatch,
 }
 
+/// The rate of copying is weighted so that a report which is this old counts for about a third. Nodes report each second: a slow or a
+/// fast one moves the expected time by a sixth at most of what it would alone.
+const RATE_MS: u64 = 5_000;
+
 /// What a data node said.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SoftNode {
@@ -68,7 +72,7 @@ pub struct Progress {
     pub bytes_done: Option<u64>,
     /// Bytes to copy; none told yet.
     pub bytes_total: Option<u64>,
-    /// Bytes a second over the last report, 0 while unknown.
+    /// Bytes a second, averaged over some reports; 0 while unknown.
     pub bytes_per_s: u64,
     /// Boot clock of the last change of any of the above.
     pub changed_boot_ms: u64,
@@ -78,7 +82,24 @@ impl Progress {
     /// Expected time to the end of copying, once bytes and rate are known.
     pub fn eta_ms(&self) -> Option<u64> {
         let left = self.bytes_total?.saturating_sub(self.bytes_done?);
-        left.saturating_mul(1_000).checked_div(self.bytes_per_s)
+        if left == 0 { Some(0) } else { left.saturating_mul(1_000).checked_div(self.bytes_per_s) }
+    }
+
+    /// Takes in the bytes of a report that came at `boot_ms`.
+    fn observe_bytes(&mut self, bytes_done: u64, bytes_total: Option<u64>, boot_ms: u64) {
+        let known = self.bytes_done.unwrap_or(0);
+        // With fewer than before the filling has begun anew, which says nothing of the rate.
+        if bytes_done > known {
+            let since_ms = boot_ms.saturating_sub(self.changed_boot_ms).max(1);
+            let now = (bytes_done - known).saturating_mul(1_000) / since_ms;
+            let weighted =
+                self.bytes_per_s.saturating_mul(RATE_MS).saturating_add(now.saturating_mul(since_ms));
+            let mean = weighted / RATE_MS.saturating_add(since_ms);
+            self.bytes_per_s = if self.bytes_per_s == 0 { now } else { mean };
+        }
+        self.bytes_done = Some(bytes_done);
+        self.bytes_total = bytes_total.or(self.bytes_total);
+        self.changed_boot_ms = boot_ms;
     }
 }
 
@@ -207,12 +228,7 @@ impl Soft {
         if progress.bytes_done == Some(bytes_done) && progress.bytes_total == report.bytes_total {
             return;
         }
-        let copied = bytes_done.saturating_sub(progress.bytes_done.unwrap_or(0));
-        let since_ms = boot_ms.saturating_sub(progress.changed_boot_ms).max(1);
-        progress.bytes_per_s = copied.saturating_mul(1_000) / since_ms;
-        progress.bytes_done = Some(bytes_done);
-        progress.bytes_total = report.bytes_total.or(progress.bytes_total);
-        progress.changed_boot_ms = boot_ms;
+        progress.observe_bytes(bytes_done, report.bytes_total, boot_ms);
     }
 
     /// Takes in what the replicated state says: registrations made elsewhere, nodes and migrations that went or moved on.
@@ -290,5 +306,51 @@ mod tests {
         assert_eq!(soft.nodes[&node].size_bytes(), 30);
         assert!(soft.observe_heartbeat(&node, &beat(2, true, &[]), 8), "another run tells again");
         assert_eq!(soft.nodes[&node].held.len(), 0);
+    }
+    fn copying() -> Progress {
+        Progress {
+            phase: Phase::Copying,
+            updated_ms: 0,
+            bytes_done: None,
+            bytes_total: None,
+            bytes_per_s: 0,
+            changed_boot_ms: 1_000,
+        }
+    }
+
+    #[test]
+    fn the_expected_time_falls_steadily_under_uneven_rates_and_ends_at_0() {
+        const TOTAL: u64 = 20_000_000;
+        let (mut progress, mut done, mut last_ms) = (copying(), 0, u64::MAX);
+        for second in 1..=20_u64 {
+            // 1 MB a second on average, by turns 1.5 and 0.5.
+            done += if second % 2 == 1 { 1_500_000 } else { 500_000 };
+            progress.observe_bytes(done, Some(TOTAL), 1_000 + 1_000 * second);
+            let eta_ms = progress.eta_ms().unwrap();
+            let fair_ms = (TOTAL - done) / 1_000;
+            assert!(eta_ms <= last_ms.saturating_add(1_000), "second {second}: {last_ms} to {eta_ms}");
+            if second > 5 {
+                assert!(eta_ms * 10 >= fair_ms * 8 && eta_ms * 10 <= fair_ms * 12, "{eta_ms} of {fair_ms}");
+            }
+            last_ms = eta_ms;
+        }
+        assert_eq!(last_ms, 0);
+    }
+
+    #[test]
+    fn a_filling_that_begins_anew_keeps_the_rate() {
+        let mut progress = copying();
+        assert_eq!(progress.eta_ms(), None);
+        progress.observe_bytes(4_000_000, Some(10_000_000), 5_000);
+        assert_eq!(progress.eta_ms(), Some(6_000));
+        progress.observe_bytes(1_000_000, Some(10_000_000), 6_000);
+        assert_eq!(progress.eta_ms(), Some(9_000));
+    }
+
+    #[test]
+    fn what_was_done_at_once_is_expected_at_once() {
+        let mut progress = copying();
+        progress.observe_bytes(0, Some(0), 1_000);
+        assert_eq!(progress.eta_ms(), Some(0));
     }
 }

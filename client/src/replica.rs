@@ -20,7 +20,9 @@
 
 mod assigned;
 mod clients;
+mod compare;
 mod copy;
+pub mod digest;
 mod encoding;
 pub mod event;
 mod fill;
@@ -43,13 +45,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeId, Position, ShardId};
 use crate::wire::{NodeAddr, Report, Role};
-use copy::{CopyState, Stream};
+use copy::CopyState;
 use event::{Effect, Event, Reply};
 use lead::Lead;
 pub use limits::Limits;
 use seat::Seat;
 use store::{StoreAction, StoreResult, StoreState};
-use wire::{Alignment, Answer, Request};
+use wire::{Alignment, Answer, OwnRange, Request};
 
 /// A vector's id, as far as the replica is concerned.
 pub type Key = Arc<str>;
@@ -89,12 +91,15 @@ enum Then {
         expect: Position,
         common: Position,
     },
-    /// Give the chunk that was read.
+    /// Give the chunk that was read, or what it has that the asker doesn't.
     GiveChunk {
         ticket: Ticket,
         epoch: Epoch,
+        have: Option<Box<OwnRange>>,
     },
-    RangeFilled(Stream),
+    /// Tell the source what was read.
+    CompareOwn,
+    RangeFilled,
 }
 
 /// A store action under way.
@@ -175,6 +180,8 @@ pub struct Replica {
     frozen_until_ms: Option<u64>,
     lead: Option<Lead>,
     fill: Option<fill::Fill>,
+    /// Bytes of the last filling of this copy that came to its end.
+    filled_bytes: Option<u64>,
     held: VecDeque<clients::Held>,
     ops: VecDeque<Op>,
     reports: reporting::Reports,
@@ -195,6 +202,7 @@ impl Replica {
             frozen_until_ms: None,
             lead: None,
             fill: None,
+            filled_bytes: None,
             held: VecDeque::new(),
             ops: VecDeque::new(),
             reports: reporting::Reports::default(),
@@ -345,11 +353,13 @@ impl Replica {
                     Alignment { expect, common, tail: Vec::new(), writes, last: op.last },
                 );
             }
-            (Then::GiveChunk { ticket, epoch }, StoreResult::Chunk(chunk)) => {
-                self.out.push(Effect::Answer { ticket, answer: Answer::Chunk { epoch, chunk } });
+            (Then::GiveChunk { ticket, epoch, have }, StoreResult::Chunk(chunk)) => {
+                let answer = compare::answer(epoch, have.as_deref(), chunk);
+                self.out.push(Effect::Answer { ticket, answer });
             }
-            (Then::RangeFilled(stream), _) => self.on_range_filled(stream),
-            (Then::Nothing | Then::Align { .. } | Then::GiveChunk { .. }, _) => {}
+            (Then::CompareOwn, StoreResult::Chunk(chunk)) => self.on_own_read(id, chunk),
+            (Then::RangeFilled, _) => self.on_range_filled(id),
+            (Then::Nothing | Then::Align { .. } | Then::GiveChunk { .. } | Then::CompareOwn, _) => {}
         }
     }
 
@@ -362,7 +372,9 @@ impl Replica {
         for op in std::mem::take(&mut self.ops) {
             let chunk = match op.then {
                 Then::GiveChunk { ticket, .. } => Some(ticket),
-                Then::Nothing | Then::Lead(_) | Then::Align { .. } | Then::RangeFilled(_) => None,
+                Then::Nothing | Then::Lead(_) | Then::Align { .. } | Then::CompareOwn | Then::RangeFilled => {
+                    None
+                }
             };
             for ticket in op.answers.into_iter().map(|(ticket, _)| ticket).chain(chunk) {
                 self.out.push(Effect::Answer { ticket, answer: Answer::NoCopy });

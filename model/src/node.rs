@@ -212,7 +212,8 @@ impl World {
         let epoch = match answer {
             Answer::Adopted { epoch, .. } | Answer::Have { epoch, .. } | Answer::Gap { epoch, .. } => *epoch,
             Answer::StaleEpoch { epoch } | Answer::Chunk { epoch, .. } => *epoch,
-            Answer::NotYet { .. } | Answer::NoCopy => return,
+            Answer::Same { epoch, .. } | Answer::Differs { epoch } => *epoch,
+            Answer::NotYet { .. } | Answer::NoCopy | Answer::Damaged => return,
         };
         let stored = self.nodes[at].disk.as_ref().map_or(Epoch(0), |copy| copy.state.adopted);
         if stored < epoch {

@@ -40,7 +40,9 @@ const MAX_GROUP: usize = 64;
 /// the kinds that clients wait for; others are few, and stand alone.
 #[must_use]
 pub fn group_of(actions: &[StoreAction]) -> usize {
-    let shares = |action: &&StoreAction| matches!(action, StoreAction::Append(_) | StoreAction::Adopt(_));
+    let shares = |action: &&StoreAction| {
+        matches!(action, StoreAction::Append(_) | StoreAction::Adopt(_) | StoreAction::FillRange { .. })
+    };
     let sharing = actions.iter().take(MAX_GROUP).take_while(shares).count();
     sharing.max(actions.len().min(1))
 }

@@ -90,8 +90,9 @@ impl<S: ShardStore> Kept<S> {
             StoreAction::Create => self.make()?,
             StoreAction::Delete => self.remove()?,
             StoreAction::ReadKeys(keys) => return Ok(StoreResult::Writes(self.copy()?.read_keys(keys)?)),
-            StoreAction::ReadChunk { after, max_bytes } => {
-                return Ok(StoreResult::Chunk(self.copy()?.read_chunk(after.as_ref(), *max_bytes)?));
+            StoreAction::ReadChunk { after, until, max_bytes } => {
+                let chunk = self.copy()?.read_chunk(after.as_ref(), until.as_ref(), *max_bytes)?;
+                return Ok(StoreResult::Chunk(chunk));
             }
             StoreAction::Adopt(_)
             | StoreAction::Append(_)
@@ -180,8 +181,13 @@ impl<S: ShardStore> ReplicaStore for Kept<S> {
         Ok(self.copy()?.read_keys(keys)?)
     }
 
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError> {
-        Ok(self.copy()?.read_chunk(after, max_bytes)?)
+    fn read_chunk(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> Result<Chunk, StoreError> {
+        Ok(self.copy()?.read_chunk(after, until, max_bytes)?)
     }
 
     fn delete(&self) -> Result<(), StoreError> {

@@ -25,18 +25,20 @@ pub(super) struct CopyState {
     pub(super) aligned: bool,
     /// Gapless since its base; none after a gap, a restart or a rise of the epoch.
     pub(super) stream: Option<Stream>,
+    /// Made by this process, and nothing was put into it yet.
+    pub(super) blank: bool,
 }
 
 impl CopyState {
     pub(super) fn new(state: StoreState) -> Self {
         let durable = state.tail.last();
         let StoreState { adopted, full, tail } = state;
-        Self { adopted, full, tail, durable, aligned: false, stream: None }
+        Self { adopted, full, tail, durable, aligned: false, stream: None, blank: false }
     }
 
     /// As `StoreAction::Create` makes it.
     pub(super) fn empty() -> Self {
-        Self::new(StoreState { full: true, ..StoreState::default() })
+        Self { blank: true, ..Self::new(StoreState { full: true, ..StoreState::default() }) }
     }
 
     pub(super) fn last(&self) -> Position {
@@ -55,6 +57,7 @@ impl CopyState {
 
     /// Follows what `action` does to the store.
     pub(super) fn apply(&mut self, action: &StoreAction) {
+        self.blank &= matches!(action, StoreAction::Adopt(_) | StoreAction::ReadChunk { .. });
         match action {
             StoreAction::Adopt(epoch) => {
                 self.adopted = self.adopted.max(*epoch);

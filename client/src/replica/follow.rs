@@ -5,12 +5,15 @@ use mutants::{Mutant, is_on};
 use super::copy::{CopyState, Stream};
 use super::event::Effect;
 use super::store::StoreAction;
-use super::wire::{Alignment, Answer, Request, Write};
-use super::{Key, Replica, Then, Ticket};
+use super::wire::{Alignment, Answer, OwnRange, Request, Write};
+use super::{Replica, Then, Ticket};
 use crate::ids::{Epoch, Position};
 
 impl Replica {
     pub(super) fn on_request(&mut self, ticket: Ticket, request: Request) {
+        if !request.is_intact() {
+            return self.out.push(Effect::Answer { ticket, answer: Answer::Damaged });
+        }
         let Some(copy) = &self.copy else {
             return self.out.push(Effect::Answer { ticket, answer: Answer::NoCopy });
         };
@@ -24,8 +27,11 @@ impl Replica {
             Request::Align { alignment, .. } => self.on_align(epoch, alignment),
             Request::Open { base, .. } => self.on_open(epoch, base),
             Request::Forward { prev, writes, .. } => self.on_forward(epoch, prev, writes),
-            Request::Chunk { base, after, max_bytes, .. } => {
-                return self.on_chunk_request(ticket, epoch, base, after, max_bytes);
+            Request::Chunk { base, after, max_bytes, have, .. } => {
+                let until = have.as_ref().and_then(|have| have.upto.clone());
+                let max_bytes = max_bytes.min(self.limits.chunk_bytes);
+                let range = StoreAction::ReadChunk { after, until, max_bytes };
+                return self.on_chunk_request(ticket, epoch, base, range, have);
             }
         };
         self.answer_when_durable(ticket, answer);
@@ -131,8 +137,8 @@ impl Replica {
         ticket: Ticket,
         epoch: Epoch,
         base: Position,
-        after: Option<Key>,
-        max_bytes: u64,
+        range: StoreAction,
+        have: Option<Box<OwnRange>>,
     ) {
         let ready = self.copy.as_ref().is_some_and(|copy| {
             let prefix = copy.is_prefix_in(epoch) || (self.lead.is_some() && copy.adopted == epoch);
@@ -141,8 +147,7 @@ impl Replica {
         if !ready {
             return self.answer_when_durable(ticket, Answer::NotYet { epoch });
         }
-        let max_bytes = max_bytes.min(self.limits.chunk_bytes);
-        self.store(StoreAction::ReadChunk { after, max_bytes }, Then::GiveChunk { ticket, epoch });
+        self.store(range, Then::GiveChunk { ticket, epoch, have });
     }
 }
 

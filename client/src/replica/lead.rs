@@ -204,13 +204,10 @@ impl Lead {
             PeerState::Stream => {
                 let writes = self.batch_after(peer.acked, limits);
                 let poll = !peer.full && now_ms >= peer.sent_ms.saturating_add(limits.poll_ms);
-                let forward =
-                    Request::Forward { epoch: self.epoch, prev: peer.acked, writes: writes.clone() };
-                ((poll || !writes.is_empty()).then_some(forward), None)
+                let is_due = poll || !writes.is_empty();
+                (is_due.then(|| Request::forward(self.epoch, peer.acked, writes)), None)
             }
-            PeerState::Align(alignment) => {
-                (Some(Request::Align { epoch: self.epoch, alignment: (**alignment).clone() }), None)
-            }
+            PeerState::Align(alignment) => (Some(Request::align(self.epoch, (**alignment).clone())), None),
             PeerState::Probe | PeerState::Opening(_) if peer.is_to_fill(required) => {
                 let base = self.assigned;
                 (Some(Request::Open { epoch: self.epoch, base }), Some(PeerState::Opening(base)))

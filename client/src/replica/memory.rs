@@ -99,8 +99,13 @@ impl ShardStore for MemoryStore {
         })
     }
 
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError> {
-        self.with(|copy| copy.read_chunk(after, max_bytes))
+    fn read_chunk(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> Result<Chunk, StoreError> {
+        self.with(|copy| copy.read_chunk(after, until, max_bytes))
     }
 
     fn delete(&self) -> Result<(), StoreError> {
@@ -155,12 +160,17 @@ impl MemoryCopy {
         }
     }
 
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Chunk {
+    fn read_chunk(&self, after: Option<&Key>, until: Option<&Key>, max_bytes: u64) -> Chunk {
+        if after.zip(until).is_some_and(|(after, until)| after >= until) {
+            // No range of a map, but an empty one of keys.
+            return self.chunk_of(after, until);
+        }
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut chunk =
-            Chunk { after: after.cloned(), upto: None, at: self.state.tail.last(), writes: Vec::new() };
+        let end = until.map_or(Bound::Unbounded, Bound::Included);
+        let mut chunk = self.chunk_of(after, until);
         let mut bytes = 0;
-        for (key, write) in self.writes.range::<Key, _>((start, Bound::Unbounded)) {
+        let live = |(_, write): &(&Key, &Write)| write.value.is_some();
+        for (key, write) in self.writes.range::<Key, _>((start, end)).filter(live) {
             if bytes >= max_bytes && !chunk.writes.is_empty() {
                 chunk.upto = chunk.writes.last().map(|write| write.key.clone());
                 break;
@@ -169,6 +179,18 @@ impl MemoryCopy {
             chunk.writes.push(Write { key: key.clone(), ..write.clone() });
         }
         chunk
+    }
+
+    fn chunk_of(&self, after: Option<&Key>, upto: Option<&Key>) -> Chunk {
+        let live = self.writes.values().filter(|write| write.value.is_some());
+        let total = live.map(|write| write.size_bytes() as u64).sum();
+        Chunk {
+            after: after.cloned(),
+            upto: upto.cloned(),
+            at: self.state.tail.last(),
+            writes: Vec::new(),
+            total_bytes: Some(total),
+        }
     }
 }
 
@@ -214,6 +236,7 @@ mod tests {
                 write(1, 1, "c", Some("was")),
                 write(1, 1, "d", Some("d")),
             ],
+            total_bytes: None,
         };
         store.fill_range(Epoch(2), base, &chunk).unwrap();
         store.end_fill().unwrap();
@@ -231,7 +254,7 @@ mod tests {
         }
         let (mut after, mut seen) = (None, Vec::new());
         for _ in 0..100 {
-            let chunk = store.read_chunk(after.as_ref(), 9).unwrap();
+            let chunk = store.read_chunk(after.as_ref(), None, 9).unwrap();
             seen.extend(chunk.writes.iter().map(|write| write.key.clone()));
             after = chunk.upto.clone();
             if after.is_none() {
@@ -240,6 +263,28 @@ mod tests {
         }
         assert_eq!(seen.len(), 20);
         assert!(seen.is_sorted());
+    }
+
+    #[test]
+    fn a_chunk_ends_where_it_is_told_to_and_names_no_tombstones() {
+        let store = MemoryStore::default();
+        store.create().unwrap();
+        store.begin_fill(Position::default()).unwrap();
+        for n in 1..=9_u64 {
+            let value = (n != 4).then_some("v");
+            store.append(&[write(1, n, &format!("k{n}"), value)]).unwrap();
+        }
+        let read = |after: &str, until: &str, max_bytes| {
+            let chunk = store.read_chunk(Some(&after.into()), Some(&until.into()), max_bytes).unwrap();
+            assert_eq!(chunk.total_bytes, Some(8 * 3));
+            let keys: Vec<String> = chunk.writes.iter().map(|write| write.key.to_string()).collect();
+            (keys.join(" "), chunk.upto.unwrap().to_string())
+        };
+        let read_as = |keys: &str, upto: &str| (keys.to_owned(), upto.to_owned());
+        assert_eq!(read("k2", "k55", 100), read_as("k3 k5", "k55"));
+        assert_eq!(read("k2", "k55", 3), read_as("k3", "k3"));
+        assert_eq!(read("k2", "k5", 6), read_as("k3 k5", "k5"));
+        assert_eq!(read("k7", "k7", 6), read_as("", "k7"));
     }
 
     #[test]

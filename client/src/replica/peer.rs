@@ -134,6 +134,11 @@ impl Peer {
         limits: &Limits,
         reachable: impl Fn(Position) -> bool,
     ) -> Learned {
+        if answer == Answer::Damaged {
+            // It is sent again, but a copy that nothing reaches intact counts as silent.
+            self.failed(now_ms, limits);
+            return Learned::Progress;
+        }
         self.call = None;
         self.silent_since_ms = None;
         match answer {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::event::ReportOutcome;
+use super::fill::Fill;
 use super::peer::PeerState;
 use super::seat::Seat;
 use super::{Replica, ReportId};
@@ -88,12 +89,14 @@ impl Replica {
             let report = || Report { migration: id, phase, ..Report::new(self.shard, seat.epoch) };
             let broken = self.broken_migration(seat);
             if self.has_done_its_part(seat, migration.phase) {
-                wanted.insert(about(Kind::Done), Report { done: true, ..report() });
+                let copied = self.filled_bytes.filter(|_| migration.phase == Phase::Copying);
+                let (bytes_done, bytes_total) = (copied, copied);
+                wanted.insert(about(Kind::Done), Report { done: true, bytes_done, bytes_total, ..report() });
             } else if let Some(error) = broken {
                 wanted.insert(about(Kind::Broken), Report { error: Some(error.to_owned()), ..report() });
             } else if let (Some(fill), Phase::Copying) = (&self.fill, migration.phase) {
-                let bytes_done = Some(fill.bytes_done);
-                wanted.insert(about(Kind::Progress), Report { bytes_done, ..report() });
+                let (bytes_done, bytes_total) = (Some(fill.bytes_done()), fill.bytes_total());
+                wanted.insert(about(Kind::Progress), Report { bytes_done, bytes_total, ..report() });
             }
         }
         wanted
@@ -132,7 +135,9 @@ impl Replica {
             // A copy that failed meanwhile is made anew once the filling begins again.
             let failed = self.copy.is_none() && self.ops.is_empty();
             let broken = failed || copy.is_some_and(|copy| !copy.follows(seat.epoch));
-            return (broken && seat.role == Role::Learner).then_some("gap");
+            let is_damaged = self.fill.as_ref().is_some_and(Fill::is_damaged);
+            let why = if broken { Some("gap") } else { is_damaged.then_some("damaged_chunks") };
+            return why.filter(|_| seat.role == Role::Learner);
         }
         let lead = self.lead.as_ref().filter(|lead| lead.epoch == seat.epoch)?;
         let (node, peer) = lead.peers.iter().find(|(node, _)| seat.migration_to(node, &phases).is_some())?;

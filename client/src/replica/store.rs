@@ -53,6 +53,8 @@ pub enum StoreAction {
     ReadChunk {
         /// The range begins after this key.
         after: Option<Key>,
+        /// It ends with this key at the latest.
+        until: Option<Key>,
         /// Bound of keys and values.
         max_bytes: u64,
     },
@@ -163,12 +165,19 @@ pub trait ShardStore: Send + Sync {
     /// [`StoreError`] when the copy can't be read.
     fn read_keys(&self, keys: &[Key]) -> Result<Vec<Write>, StoreError>;
 
-    /// The next range after `after`: keys ascending, ended by `max_bytes` (at least one key), `upto: None` when
-    /// nothing follows, `at` the last position.
+    /// The next range after `after`: keys ascending, without tombstones; ended by `max_bytes` (at least one key), then `upto`
+    /// is the last of them; else by `until`, which is `upto` then, whether there is such a key or not (`None`: the range has
+    /// all that follows). `at` is the last position, `total_bytes` what the whole copy has, if that is known at no
+    /// expense. Also of a copy that is not full.
     ///
     /// # Errors
     /// [`StoreError`] when the copy can't be read.
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError>;
+    fn read_chunk(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> Result<Chunk, StoreError>;
 
     /// Removes the copy and everything known of it.
     ///
@@ -191,8 +200,9 @@ pub trait ShardStore: Send + Sync {
             StoreAction::FillRange { epoch, base, chunk } => self.fill_range(*epoch, *base, chunk)?,
             StoreAction::EndFill => self.end_fill()?,
             StoreAction::ReadKeys(keys) => return Ok(StoreResult::Writes(self.read_keys(keys)?)),
-            StoreAction::ReadChunk { after, max_bytes } => {
-                return Ok(StoreResult::Chunk(self.read_chunk(after.as_ref(), *max_bytes)?));
+            StoreAction::ReadChunk { after, until, max_bytes } => {
+                let chunk = self.read_chunk(after.as_ref(), until.as_ref(), *max_bytes)?;
+                return Ok(StoreResult::Chunk(chunk));
             }
             StoreAction::Delete => self.delete()?,
         }

@@ -1,6 +1,7 @@
 //! The rules one by one, then random schedules of everything at once.
 
 mod coordinator;
+mod fill;
 mod schedule;
 mod world;
 
@@ -217,7 +218,14 @@ impl Learner {
     fn forward(&mut self, n: u64, key: &str) -> Vec<Effect> {
         let prev = if n == 1 { position(0, 0) } else { position(1, n - 1) };
         let write = wire::Write { position: position(1, n), key: key.into(), value: Some(Value::from("v")) };
-        self.ask(Request::Forward { epoch: Epoch(1), prev, writes: vec![write] })
+        self.ask(Request::forward(Epoch(1), prev, vec![write]))
+    }
+
+    /// The source has these, after what it was asked for.
+    fn answer(&mut self, call: CallId, upto: Option<Key>, at: Position, writes: Vec<wire::Write>) {
+        let chunk = wire::Chunk { after: None, upto, at, writes, total_bytes: None };
+        let answer = Answer::Chunk { epoch: Epoch(1), chunk, same: Vec::new(), digest: None };
+        self.step(Event::Answer { call, answer });
     }
 
     fn is_full(&self) -> bool {
@@ -230,8 +238,7 @@ fn a_copy_is_not_full_before_the_stream_is_past_what_its_source_had() {
     let mut learner = Learner::new();
     let call = learner.open();
     let ahead = wire::Write { position: position(1, 2), key: "k".into(), value: Some(Value::from("v")) };
-    let chunk = wire::Chunk { after: None, upto: None, at: position(1, 2), writes: vec![ahead] };
-    learner.step(Event::Answer { call, answer: Answer::Chunk { epoch: Epoch(1), chunk } });
+    learner.answer(call, None, position(1, 2), vec![ahead]);
     assert!(!learner.is_full());
     learner.forward(1, "j");
     assert!(!learner.is_full());
@@ -250,8 +257,7 @@ fn a_gap_in_the_forwards_ends_the_filling_and_is_reported() {
     let reported =
         |e: &Effect| matches!(e, Effect::Report { body, .. } if body.error.as_deref() == Some("gap"));
     assert!(effects.iter().any(reported), "{effects:?}");
-    let chunk = wire::Chunk { after: None, upto: None, at: position(1, 1), writes: Vec::new() };
-    learner.step(Event::Answer { call, answer: Answer::Chunk { epoch: Epoch(1), chunk } });
+    learner.answer(call, None, position(1, 1), Vec::new());
     assert!(!learner.is_full());
 }
 
@@ -672,7 +678,7 @@ fn a_late_repetition_of_an_alignment_changes_nothing() {
         last: position(0, 0),
     };
     let replica = world.nodes.get_mut(&n2).unwrap().replica.as_mut().unwrap();
-    let request = Request::Align { epoch: Epoch(1), alignment };
+    let request = Request::align(Epoch(1), alignment);
     let effects = replica.step(world.now_ms, Event::Request { ticket: Ticket(900), from: n1, request });
     let answer = Answer::Gap { epoch: Epoch(1), last: position(1, 1) };
     assert_eq!(effects, [Effect::Answer { ticket: Ticket(900), answer }]);
@@ -681,7 +687,8 @@ fn a_late_repetition_of_an_alignment_changes_nothing() {
 #[test]
 fn messages_round_trip_as_json() {
     let write = wire::Write { position: position(1, 2), key: "k".into(), value: Some(Value::from("\u{0}v")) };
-    let request = Request::Forward { epoch: Epoch(1), prev: position(1, 1), writes: vec![write] };
+    let request =
+        Request::Forward { epoch: Epoch(1), prev: position(1, 1), writes: vec![write], digest: None };
     let text = serde_json::to_string(&request).unwrap();
     let expected = r#"{"type":"forward","epoch":1,"prev":{"epoch":1,"n":1},"writes":[{"position":{"epoch":1,"n":2},"key":"k","value":"AHY="}]}"#;
     assert_eq!(text, expected);

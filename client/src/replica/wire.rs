@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::Digest;
 use super::tail::TailEntry;
 use super::{Key, Value};
 use crate::ids::{Epoch, Position};
@@ -53,6 +54,50 @@ pub struct Chunk {
     pub at: Position,
     /// Ascending by key; no deleted ones.
     pub writes: Vec<Write>,
+    /// Bytes of keys and values of all that the source has, where its store says so; for progress only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<u64>,
+}
+
+impl Chunk {
+    /// Bytes of keys and values.
+    pub fn size_bytes(&self) -> u64 {
+        self.writes.iter().map(|write| write.size_bytes() as u64).sum()
+    }
+}
+
+/// What a copy that is being filled has of the range that it asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OwnRange {
+    /// The range ends with this key; `null`: with the last. It begins after the request's `after`.
+    pub upto: Option<Key>,
+    /// Of all entries, in order of their keys.
+    pub digest: Digest,
+    /// Of each entry; asked for with `differs`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::encoding::digests")]
+    pub entries: Option<Vec<Digest>>,
+}
+
+/// A run of a request's entries that the source has just so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
+pub struct SameRun {
+    /// The first of them, counted from 0.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl From<(u32, u32)> for SameRun {
+    fn from((first, count): (u32, u32)) -> Self {
+        Self { first, count }
+    }
+}
+
+impl From<SameRun> for (u32, u32) {
+    fn from(run: SameRun) -> Self {
+        (run.first, run.count)
+    }
 }
 
 /// A request between data nodes, about one shard.
@@ -72,6 +117,9 @@ pub enum Request {
         epoch: Epoch,
         /// How.
         alignment: Alignment,
+        /// [`Digest::of_alignment`]; checked where it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
     },
     /// From the primary to a copy that is to be filled: adopt this epoch, what you have counts as incomplete, and from `base` on
     /// I forward each write to you.
@@ -89,6 +137,9 @@ pub enum Request {
         prev: Position,
         /// Ascending, gapless.
         writes: Vec<Write>,
+        /// [`Digest::of_forward`]; checked where it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
     },
     /// From a copy that is being filled to an in-sync copy.
     Chunk {
@@ -100,6 +151,9 @@ pub enum Request {
         after: Option<Key>,
         /// Upper bound of the answer's keys and values, exceeded by at most one entry.
         max_bytes: u64,
+        /// What the asker has there already. A source that doesn't know this field sends everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        have: Option<Box<OwnRange>>,
     },
 }
 
@@ -112,6 +166,33 @@ impl Request {
             | Self::Open { epoch, .. }
             | Self::Forward { epoch, .. }
             | Self::Chunk { epoch, .. } => *epoch,
+        }
+    }
+
+    /// A `forward` with its digest.
+    pub(super) fn forward(epoch: Epoch, prev: Position, writes: Vec<Write>) -> Self {
+        let digest = Some(Digest::of_forward(prev, &writes));
+        Self::Forward { epoch, prev, writes, digest }
+    }
+
+    /// An `align` with its digest.
+    pub(super) fn align(epoch: Epoch, alignment: Alignment) -> Self {
+        let digest = Some(Digest::of_alignment(&alignment));
+        Self::Align { epoch, alignment, digest }
+    }
+
+    /// Whether what it brings to be stored is what was sent. What has no digest counts as that.
+    pub(super) fn is_intact(&self) -> bool {
+        match self {
+            Self::Forward { prev, writes, digest: Some(digest), .. } => {
+                *digest == Digest::of_forward(*prev, writes)
+            }
+            Self::Align { alignment, digest: Some(digest), .. } => *digest == Digest::of_alignment(alignment),
+            Self::Adopt { .. }
+            | Self::Open { .. }
+            | Self::Chunk { .. }
+            | Self::Forward { digest: None, .. }
+            | Self::Align { digest: None, .. } => true,
         }
     }
 }
@@ -153,8 +234,31 @@ pub enum Answer {
     Chunk {
         /// The source's epoch.
         epoch: Epoch,
-        /// The range.
+        /// The range, but for the entries that `same` names.
         chunk: Chunk,
+        /// Which of the request's `have.entries` belong to the range just as they are; ascending.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        same: Vec<SameRun>,
+        /// [`Digest::of_chunk`]; checked where it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
+    },
+    /// To a `chunk` with `have`: the source has the same there.
+    Same {
+        /// The source's epoch.
+        epoch: Epoch,
+        /// As in `have`.
+        upto: Option<Key>,
+        /// The last position that the source had when it read.
+        at: Position,
+        /// As in a chunk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total_bytes: Option<u64>,
+    },
+    /// To a `chunk` with `have` but without its `entries`: it isn't the same. Ask again with them.
+    Differs {
+        /// The source's epoch.
+        epoch: Epoch,
     },
     /// To `chunk`: the source is not yet past the base; ask again later.
     NotYet {
@@ -168,4 +272,6 @@ pub enum Answer {
     },
     /// To anything: there is no copy of the shard here, or not yet.
     NoCopy,
+    /// To `align` and `forward`: what came isn't what was sent, by its digest. Nothing was done; send it again.
+    Damaged,
 }

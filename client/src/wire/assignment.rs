@@ -139,7 +139,7 @@ pub struct Report {
     /// Number of the copy's last write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
-    /// `gap` and `no_answer` put the migration back to preparing; others abort it.
+    /// `gap` and `no_answer` put the migration back to preparing; others (`damaged_chunks`) abort it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The retiring copy is deleted.

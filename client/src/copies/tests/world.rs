@@ -81,8 +81,13 @@ impl ShardStore for TestStore {
     fn read_keys(&self, keys: &[Key]) -> Result<Vec<Write>, StoreError> {
         self.memory.read_keys(keys)
     }
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError> {
-        self.memory.read_chunk(after, max_bytes)
+    fn read_chunk(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> Result<Chunk, StoreError> {
+        self.memory.read_chunk(after, until, max_bytes)
     }
     fn delete(&self) -> Result<(), StoreError> {
         self.memory.delete()

@@ -207,21 +207,17 @@ impl Content {
     fn fill_range(&mut self, epoch: Epoch, base: Position, chunk: Chunk) {
         let start = chunk.after.map_or(Bound::Unbounded, Bound::Excluded);
         let end = chunk.upto.map_or(Bound::Unbounded, Bound::Included);
-        let named: BTreeMap<&Key, Position> = chunk.writes.iter().map(|w| (&w.key, w.position)).collect();
-        // A key that was forwarded since the base, and one that has the very write of the source, stays as it is.
-        let stays = |key: &Key, entry: &Entry| {
-            let forwarded = entry.position.epoch == epoch && entry.position > base;
-            forwarded || named.get(key) == Some(&entry.position)
-        };
+        // Also a value whose stamp is the source's is set: it was sent because something else is here.
+        let forwarded = |entry: &Entry| entry.position.epoch == epoch && entry.position > base;
         let in_range = self.entries.range::<Key, _>((start, end));
         let leave: Vec<Key> =
-            in_range.filter(|(key, entry)| !stays(key, entry)).map(|(key, _)| key.clone()).collect();
+            in_range.filter(|(_, entry)| !forwarded(entry)).map(|(key, _)| key.clone()).collect();
         for key in &leave {
             self.remove(key);
         }
         for write in chunk.writes {
-            let has = |entry: &Entry| entry.position >= write.position;
-            if !self.entries.get(&write.key).is_some_and(has) {
+            let newer = |entry: &Entry| entry.position > write.position;
+            if !self.entries.get(&write.key).is_some_and(newer) {
                 self.put(write);
             }
         }

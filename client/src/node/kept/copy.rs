@@ -13,7 +13,7 @@ use crate::replica::wire::{Chunk, Write};
 use crate::replica::{Key, Value};
 
 use super::CopyError;
-use super::content::{Base, Content, Held, Record};
+use super::content::{Base, Content, Entry, Held, Record};
 use super::journal::{self, Journal, JournalError};
 use crate::node::store::{ShardStore, StoreFault, View};
 
@@ -91,12 +91,20 @@ impl<S: ShardStore> Copy<S> {
         keys.iter().map(|key| self.write_of(&content, key)).collect()
     }
 
-    pub(super) fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, CopyError> {
+    pub(super) fn read_chunk(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> Result<Chunk, CopyError> {
         let content = unpoison(self.content.read());
-        let at = content.state.tail.last();
-        let mut chunk = Chunk { after: after.cloned(), upto: None, at, writes: Vec::new() };
+        let (at, total_bytes) = (content.state.tail.last(), Some(content.bytes()));
+        let (after, upto) = (after.cloned(), until.cloned());
+        let mut chunk = Chunk { after, upto, at, writes: Vec::new(), total_bytes };
         let mut bytes = 0;
-        for (key, _) in content.after(after).filter(|(_, entry)| entry.held != Held::Tombstone) {
+        let in_range = |(key, _): &(&Key, &Entry)| until.is_none_or(|until| *key <= until);
+        let entries = content.after(chunk.after.as_ref()).take_while(in_range);
+        for (key, _) in entries.filter(|(_, entry)| entry.held != Held::Tombstone) {
             if bytes >= max_bytes && !chunk.writes.is_empty() {
                 chunk.upto = chunk.writes.last().map(|write| write.key.clone());
                 break;

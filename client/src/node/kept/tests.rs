@@ -24,7 +24,7 @@ fn open(dir: &Path) -> Kept<Plain> {
 }
 
 fn everything(store: &dyn ReplicaStore) -> (StoreState, Vec<Write>) {
-    (store.state().unwrap().unwrap(), store.read_chunk(None, u64::MAX).unwrap().writes)
+    (store.state().unwrap().unwrap(), store.read_chunk(None, None, u64::MAX).unwrap().writes)
 }
 
 #[test]
@@ -192,7 +192,8 @@ fn random_actions_leave_what_the_model_has() {
                 let upto = keys.last().filter(|_| random(2) == 0).map(|key| format!("k{key:02}").into());
                 let writes =
                     keys.iter().map(|key| write(epoch, random(base.n + 1), &format!("k{key:02}"), Some(7)));
-                let chunk = Chunk { after: None, upto, at: base, writes: writes.collect() };
+                let chunk =
+                    Chunk { after: None, upto, at: base, writes: writes.collect(), total_bytes: None };
                 StoreAction::FillRange { epoch: Epoch(epoch), base, chunk }
             }
             9 => StoreAction::EndFill,
@@ -213,7 +214,31 @@ fn random_actions_leave_what_the_model_has() {
             (state, writes.into_iter().filter(|write| write.value.is_some()).collect::<Vec<_>>())
         };
         assert_eq!(alive(&store), alive(&model), "step {step}: {action:?}");
+        let (after, until): (Key, Key) =
+            (format!("k{}", random(15)).into(), format!("k{}", random(15)).into());
+        let bytes = random(60);
+        let part = |copy: &dyn ReplicaStore| copy.read_chunk(Some(&after), Some(&until), bytes).unwrap();
+        assert_eq!(part(&store), part(&model), "step {step}: {after} to {until}");
     }
+}
+
+/// A range is compared with its values, so what was damaged here is sent, under the stamp that is here already.
+#[test]
+fn a_value_that_was_damaged_is_replaced_by_the_sources_under_the_same_stamp() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1)), write(1, 2, "b", Some(2))]).unwrap();
+    store.tend(Idle::Yes).unwrap();
+    store.begin_fill(at(1, 2)).unwrap();
+    let writes = vec![write(1, 1, "a", Some(9))];
+    let chunk = Chunk { after: None, upto: Some("a".into()), at: at(1, 2), writes, total_bytes: None };
+    store.fill_range(Epoch(2), at(1, 2), &chunk).unwrap();
+    store.end_fill().unwrap();
+    assert_eq!((store.get("a").unwrap(), store.get("b").unwrap()), (Some(value(9)), Some(value(2))));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.get("a").unwrap(), Some(value(9)));
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(super) struct World {
     pub(super) acknowledged: usize,
     pub(super) reads: usize,
     pub(super) limits: Limits,
+    /// Of requests for chunks and their answers, as JSON.
+    pub(super) filling_bytes: usize,
 }
 
 pub(super) fn node(name: &str) -> NodeId {
@@ -88,6 +90,7 @@ impl World {
             acknowledged: 0,
             reads: 0,
             limits,
+            filling_bytes: 0,
         };
         for name in names {
             let replica = Replica::new(name.clone(), ShardId(0), world.limits.clone(), None);
@@ -213,6 +216,14 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, message: Message) {
+        self.filling_bytes += match &message {
+            Message::Request { request: request @ Request::Chunk { .. }, .. } => json_bytes(request),
+            Message::Answer {
+                answer: answer @ (Answer::Chunk { .. } | Answer::Same { .. } | Answer::Differs { .. }),
+                ..
+            } => json_bytes(answer),
+            _ => 0,
+        };
         match message {
             Message::Request { from, run, call, to, request } => {
                 if self.nodes[&to].replica.is_none() {
@@ -407,6 +418,10 @@ impl World {
         };
         copies.map(values).collect()
     }
+}
+
+fn json_bytes(message: &impl serde::Serialize) -> usize {
+    serde_json::to_string(message).unwrap().len()
 }
 
 /// The last write of a key: a deleted one is found in the log.

@@ -72,8 +72,13 @@ impl ShardStore for Store {
     fn read_keys(&self, keys: &[Key]) -> Result<Vec<Write>, StoreError> {
         self.0.read_keys(keys)
     }
-    fn read_chunk(&self, after: Option<&Key>, max_bytes: u64) -> Result<Chunk, StoreError> {
-        self.0.read_chunk(after, max_bytes)
+    fn read_chunk(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> Result<Chunk, StoreError> {
+        self.0.read_chunk(after, until, max_bytes)
     }
     fn delete(&self) -> Result<(), StoreError> {
         self.0.delete()

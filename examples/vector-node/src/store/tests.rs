@@ -69,16 +69,16 @@ fn rows_have_their_stamps_sizes_and_metadata_also_after_a_crash() {
     store.append(&[write(4, 1, "a", Some(1.0)), write(4, 2, "b", Some(2.0))]).unwrap();
     store.tend(Idle::Yes).unwrap();
     store.append(&[write(4, 3, "b", Some(9.0)), write(4, 4, "c", None)]).unwrap();
-    let (before, size) = (store.read_chunk(None, u64::MAX).unwrap().writes, store.size());
+    let (before, size) = (store.read_chunk(None, None, u64::MAX).unwrap().writes, store.size());
     // No close: as after a crash, the journal is ahead of the database.
     drop(store);
     let store = open(dir.path());
-    assert_eq!(store.read_chunk(None, u64::MAX).unwrap().writes, before);
+    assert_eq!(store.read_chunk(None, None, u64::MAX).unwrap().writes, before);
     assert_eq!(store.size(), size);
     assert_eq!(store.get("b").unwrap(), Some(value(9.0)));
     store.close().unwrap();
     drop(store);
     let store = open(dir.path());
-    assert_eq!(store.read_chunk(None, u64::MAX).unwrap().writes, before);
+    assert_eq!(store.read_chunk(None, None, u64::MAX).unwrap().writes, before);
     assert_eq!(store.size(), size);
 }

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use coordinator::Coordinator;
+use ruvector_cluster_client::hashing::shard_of_key;
 use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::testing::CoordinatorOptions;
 use ruvector_cluster_client::wire::{Phase, Role, Shard};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use vector_node::api::{IdPoint, SearchRequest, SearchResponse, Stats, WriteRequest};
@@ -72,6 +74,11 @@ impl Process {
     fn stop(&mut self) {
         self.shutdown.cancel();
         self.ended.recv_timeout(Duration::from_secs(15)).expect("the node ends").expect("and ends well");
+        self.kill();
+    }
+
+    /// Ends it wherever it is, and waits until address and directory are free.
+    fn kill(&mut self) {
         // On a thread of its own, since this one drives another runtime. Waits for connections, which hold the directory.
         if let Some(runtime) = self.runtime.take() {
             std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(5))).join().unwrap();
@@ -346,6 +353,78 @@ async fn a_copy_moves_under_load_and_the_old_one_is_deleted() {
     assert!(left.shards.iter().all(|shard| shard.id.0 != 0), "{left:?}");
     let led = cluster.stats(to.as_str()).await;
     assert!(led.shards.iter().any(|shard| shard.id.0 == 0 && shard.role == Some(Role::Primary)), "{led:?}");
+}
+
+/// Passes connections on to `to`, and counts the bytes that come back.
+async fn counting_proxy(to: String) -> (String, Arc<AtomicU64>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, count) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicU64::new(0)));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((asker, _)) = listener.accept().await {
+            let (to, count) = (to.clone(), counted.clone());
+            tokio::spawn(async move {
+                let (mut from_asker, mut to_asker) = asker.into_split();
+                let Ok(answerer) = tokio::net::TcpStream::connect(to).await else { return };
+                let (mut from_answerer, mut to_answerer) = answerer.into_split();
+                let asks =
+                    tokio::spawn(async move { tokio::io::copy(&mut from_asker, &mut to_answerer).await });
+                let mut bytes = vec![0; 64 << 10];
+                while let Ok(read @ 1..) = from_answerer.read(&mut bytes).await {
+                    count.fetch_add(read as u64, Ordering::SeqCst);
+                    if to_asker.write_all(&bytes[..read]).await.is_err() {
+                        break;
+                    }
+                }
+                asks.abort();
+            });
+        }
+    });
+    (addr, count)
+}
+
+/// A filling transferred everything again whenever it was interrupted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_restarts_in_the_middle_of_copying_is_sent_little_again() {
+    const POINTS: usize = 1_280;
+    const POINT_BYTES: usize = 8 << 10;
+    let mut cluster = Cluster::start().await;
+    let ids = (0..).map(|n| format!("big{n}")).filter(|id| shard_of_key(id, SHARDS as u32).0 == 0);
+    let big = |id: String| {
+        let metadata = BTreeMap::from([("text".to_owned(), serde_json::json!("x".repeat(POINT_BYTES)))]);
+        IdPoint { id, metadata: Some(metadata), ..point(0) }
+    };
+    let points: Vec<IdPoint> = ids.take(POINTS).map(big).collect();
+    for some in points.chunks(40) {
+        cluster.write("d1", some.to_vec()).await;
+    }
+    let row = cluster.shard(0);
+    let to = NODES.into_iter().find(|node| !row.in_sync.contains(&id(node))).unwrap();
+    let source = cluster.nodes[row.primary.as_ref().unwrap().as_str()].addr.clone();
+    let (proxy, sent) = counting_proxy(source).await;
+    cluster.coordinator.place_sources_at(proxy);
+    let migration = cluster.coordinator.migrate(ShardId(0), &id(to), Some(&row.replicas[0])).unwrap();
+    let mut copied = 0;
+    for _ in 0..3_000 {
+        let shards = cluster.stats(to).await.shards;
+        copied = shards.iter().find(|shard| shard.id.0 == 0).map_or(0, |shard| shard.vectors);
+        if copied as usize >= POINTS * 6 / 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!((POINTS * 6 / 10..POINTS).contains(&(copied as usize)), "in the middle of it: {copied}");
+    cluster.nodes.get_mut(to).unwrap().kill();
+    cluster.restart(to);
+    let ended = cluster.coordinator.until_ended(migration).await;
+    assert_eq!(ended.phase, Phase::Done, "{ended:?}");
+    let whole = (POINTS * POINT_BYTES * 4 / 3) as u64;
+    let sent = sent.load(Ordering::SeqCst);
+    // Up to three chunks of ten were under way. All of the first six again would be 1.6 times as much as there is.
+    assert!((whole..whole * 14 / 10).contains(&sent), "{sent} bytes for {whole}");
+    println!("{sent} bytes were sent for {whole}, restarted after {copied} of {POINTS} points");
+    cluster.migrate(0, &id(to), None).await;
+    assert_eq!(cluster.search("d1", point(0).vector, 10_000).await.len(), POINTS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
