@@ -92,8 +92,6 @@ mutants! {
     NoReconciliation = "no-reconciliation",
     /// A copy that is being filled takes chunks over newer forwarded writes.
     ChunkOverForward = "chunk-over-forward",
-    /// A copy that is being filled takes ranges for equal to its source whatever they hold.
-    RangesNotCompared = "ranges-not-compared",
 }
 
 impl Mutant {

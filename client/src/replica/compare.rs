@@ -12,8 +12,6 @@
 
 use std::collections::BTreeMap;
 
-use mutants::{Mutant, is_on};
-
 use super::digest::Digest;
 use super::wire::{Answer, Chunk, OwnRange, SameRun, Write};
 use super::{Key, OpId};
@@ -194,7 +192,7 @@ pub(super) fn answer(epoch: Epoch, have: Option<&OwnRange>, mut chunk: Chunk) ->
     if let Some(have) = have {
         let digests: Vec<Digest> = chunk.writes.iter().map(Digest::of_write).collect();
         let is_same = || Digest::of_entries(digests.iter().copied()) == have.digest;
-        if chunk.upto == have.upto && (is_same() || is_on(Mutant::RangesNotCompared)) {
+        if chunk.upto == have.upto && is_same() {
             let Chunk { upto, at, total_bytes, .. } = chunk;
             return Answer::Same { epoch, upto, at, total_bytes };
         }
