@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::ledger::{Operation, Totals};
-use crate::narrator::{count, spell};
+use vector_node::local::narrator::{count, spell};
 use crate::verify::Verified;
 
 /// Wrong things are told in words, at most so many of a kind.
