@@ -31,7 +31,8 @@ const WRITES_AT_A_TIME: usize = 256;
 const SHARDS_AT_A_TIME: usize = 64;
 /// A wait for a newer map, after which the same primary is asked again: it may just have opened.
 const MAP_WAIT_MS: u64 = 50;
-/// The same where a refusal said whom to ask next; two nodes may name each other until both know better.
+/// The same where a refusal said whom to ask next under the epoch that was asked for already; two nodes may name each other
+/// until both know better. Who is named under a higher one is asked at once: epochs rise, so that comes to an end.
 const HINT_WAIT_MS: u64 = 5;
 
 /// Why a request failed.
@@ -98,11 +99,13 @@ struct Attempts {
     seen: Option<Revision>,
     /// A primary that a refusal named, newer than the map.
     hint: Option<Target>,
+    /// The epoch under which somebody was asked last.
+    asked: Epoch,
 }
 
 impl Attempts {
     fn new() -> Self {
-        Self { deadline: Instant::now() + Duration::from_millis(HOLD_MS), seen: None, hint: None }
+        Self { deadline: Instant::now() + Duration::from_millis(HOLD_MS), seen: None, hint: None, asked: Epoch(0) }
     }
 
     fn left_ms(&self) -> u64 {
@@ -365,12 +368,18 @@ impl Gateway {
             let primary = self.router.primary(shard)?;
             Some(Target { node: primary.id, addr: primary.addr, epoch: known })
         };
-        Ok(hint.or_else(routed))
+        let target = hint.or_else(routed);
+        attempts.asked = target.as_ref().map_or(attempts.asked, |target| target.epoch);
+        Ok(target)
     }
 
     /// Before the next try.
     async fn wait_for_map(&self, attempts: &Attempts) {
-        let wait_ms = if attempts.hint.is_some() { HINT_WAIT_MS } else { MAP_WAIT_MS };
+        let wait_ms = match &attempts.hint {
+            Some(hint) if hint.epoch > attempts.asked => return,
+            Some(_) => HINT_WAIT_MS,
+            None => MAP_WAIT_MS,
+        };
         self.router.newer_than(attempts.seen, wait_ms.min(attempts.left_ms())).await;
     }
 

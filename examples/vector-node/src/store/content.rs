@@ -77,6 +77,7 @@ pub(super) struct Content {
     doomed: BTreeSet<Key>,
     bytes: u64,
     vectors: u64,
+    flushes: u64,
 }
 
 impl Content {
@@ -235,6 +236,7 @@ impl Content {
 
     /// The database has these writes now.
     pub(super) fn note_flushed(&mut self, writes: &[Write]) {
+        self.flushes += 1;
         for write in writes {
             if let Some(entry) = self.entries.get_mut(&write.key) {
                 entry.held = Held::InDatabase;
@@ -254,6 +256,11 @@ impl Content {
     /// Whether the database's row of `key` is the key's value.
     pub(super) fn is_in_database(&self, key: &str) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.held == Held::InDatabase)
+    }
+
+    /// Counts what was noted of the database.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// How many keys the database has differently.

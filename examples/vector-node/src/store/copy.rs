@@ -20,11 +20,15 @@ use super::value::Point;
 use super::{CopyError, Hit};
 
 /// Keys that may differ from the database before they are flushed.
-const FLUSH_AT: usize = 512;
-/// Most points of one flush: a transaction of some milliseconds.
-const FLUSH_POINTS: usize = 1_024;
+const FLUSH_AT: usize = 128;
+/// Most points of one flush: a transaction of some milliseconds, for which the next write waits.
+const FLUSH_POINTS: usize = 128;
 /// Most deletes of one flush: each is a transaction with an fsync of its own.
-const FLUSH_DELETES: usize = 16;
+const FLUSH_DELETES: usize = 4;
+/// How often a search that a flush came in between of is tried again, before it holds up writes.
+const SEARCH_TRIES: usize = 2;
+/// Keys that may be written while the database is searched.
+const SEARCH_SLACK: usize = 16;
 /// Journal size from which a new one is begun.
 const JOURNAL_BYTES: u64 = 8 << 20;
 /// A copy that is open.
@@ -109,9 +113,31 @@ impl Copy {
     }
 
     pub(super) fn search(&self, vector: &[f32], k: usize) -> Result<Vec<Hit>, CopyError> {
+        for _ in 0..SEARCH_TRIES {
+            let (margin, flushes) = {
+                let content = unpoison(self.content.read());
+                (content.unflushed() + SEARCH_SLACK, content.flushes())
+            };
+            // Writes don't wait meanwhile. Rows that are out of date are those of keys that are not flushed afterwards either,
+            // unless a flush was noted in between; of the former there may be no more than were allowed for.
+            let found = self.rows.search(vector, k.saturating_add(margin)).map_err(damaged)?;
+            let content = unpoison(self.content.read());
+            if content.flushes() == flushes && content.unflushed() <= margin {
+                return Self::merge(&content, found, vector, k);
+            }
+        }
         let content = unpoison(self.content.read());
-        // At most so many of the database's rows are out of date.
         let found = self.rows.search(vector, k.saturating_add(content.unflushed())).map_err(damaged)?;
+        Self::merge(&content, found, vector, k)
+    }
+
+    /// What was found in the database, without rows that are out of date, and with what is not in there.
+    fn merge(
+        content: &Content,
+        found: Vec<(String, f32)>,
+        vector: &[f32],
+        k: usize,
+    ) -> Result<Vec<Hit>, CopyError> {
         let current = found.into_iter().filter(|(id, _)| content.is_in_database(id));
         let mut hits: Vec<Hit> = current.map(|(id, score)| Hit { id, score }).collect();
         for write in content.fresh(usize::MAX) {

@@ -32,6 +32,7 @@ impl Cluster {
             processes.start_control(n)?;
         }
         let control = ControlClient::new(ControlOptions::new(processes.coordinators()))?;
+        control.send::<serde_json::Value>(&Call::get("/v1/cluster")).await.context("no leader")?;
         for n in 1..=vector_nodes {
             processes.start_vector(n, &format!("r{n}"))?;
         }

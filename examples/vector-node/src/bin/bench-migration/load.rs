@@ -14,13 +14,11 @@ use crate::client::DataClient;
 use crate::record::Kind;
 
 /// Of so many requests,
-const MIX: u64 = 100;
+const MIX: u64 = 400;
 /// so many are writes,
-const WRITES: u64 = 40;
+const WRITES: u64 = 160;
 /// and so many searches, each of which reads all vectors; the others are reads.
-const SEARCHES: u64 = 2;
-/// Share of what the machine bears that is asked of it, in percent.
-const SHARE: u64 = 35;
+const SEARCHES: u64 = 1;
 /// Requests under way; one more has failed.
 const MAX_UNDER_WAY: usize = 2_048;
 /// Clients that find out what the machine bears, each with one request under way.
@@ -31,9 +29,9 @@ const CLIENTS: usize = 16;
 pub(crate) struct Rate(pub(crate) u64);
 
 impl Rate {
-    /// What is asked of a machine that bears this.
-    pub(crate) fn share(self) -> Self {
-        Self((self.0 * SHARE / 100).max(10))
+    /// So many percent of it.
+    pub(crate) fn share(self, percent: u64) -> Self {
+        Self((self.0 * percent / 100).max(10))
     }
 
     /// In words.
@@ -172,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_hundred_requests_have_the_same_mix() {
+    fn any_stretch_of_requests_have_the_same_mix() {
         for from in [0, 7, 250] {
             let of = |kind| (from..from + MIX).filter(|turn| kind_of(*turn) == kind).count() as u64;
             assert_eq!((of(Kind::Write), of(Kind::Search)), (WRITES, SEARCHES));

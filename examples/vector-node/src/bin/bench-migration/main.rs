@@ -45,6 +45,9 @@ struct Args {
     /// Vectors of each shard.
     #[arg(long, default_value_t = 10_000)]
     vectors: usize,
+    /// Share of what the machine bears that is asked of it, in percent.
+    #[arg(long, default_value_t = 35)]
+    load: u64,
 }
 
 const SHARDS: u32 = 8;
@@ -77,6 +80,7 @@ async fn run(args: Args) -> Result<ExitCode> {
 
 async fn rough(args: &Args, narrator: Narrator, processes: &mut Processes) -> Result<()> {
     let cluster = Cluster::start(processes, VECTOR_NODES).await?;
+
     let keys = Arc::new(Keys::new(SHARDS, args.vectors));
     let records = Records::start();
     let client = DataClient::new(keys.clone(), records.clone())?;
@@ -95,7 +99,7 @@ async fn rough(args: &Args, narrator: Narrator, processes: &mut Processes) -> Re
         .context("loading")?;
     narrator.say(format!("{} vectors loaded in {}", count(keys.count()), spell(began.elapsed())));
     let capacity = load::capacity(&client, &targets, Duration::from_secs(5)).await;
-    let rate = capacity.share();
+    let rate = capacity.share(args.load);
     narrator.say(format!("capacity {}; load {}", capacity.spell(), rate.spell()));
     let phases = PhaseWatch::start(cluster.control().clone(), records.clone());
     let load = Load::start(client.clone(), targets.clone(), rate);
