@@ -105,7 +105,12 @@ struct Attempts {
 
 impl Attempts {
     fn new() -> Self {
-        Self { deadline: Instant::now() + Duration::from_millis(HOLD_MS), seen: None, hint: None, asked: Epoch(0) }
+        Self {
+            deadline: Instant::now() + Duration::from_millis(HOLD_MS),
+            seen: None,
+            hint: None,
+            asked: Epoch(0),
+        }
     }
 
     fn left_ms(&self) -> u64 {

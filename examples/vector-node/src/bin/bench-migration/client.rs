@@ -106,9 +106,8 @@ impl DataClient {
         (written, epoch)
     }
 
-    /// Reads a key at the node of `addr`, and judges what was found; its version and epoch, where it was answered.
-    pub(crate) async fn read(&self, addr: &str, key: KeyIndex) -> Option<(u32, Option<Epoch>)> {
-        let before = self.keys.versions(key).acknowledged;
+    /// Reads a key at the node of `addr`; the version that was found, if any, and its epoch, where it was answered.
+    pub(crate) async fn fetch(&self, addr: &str, key: KeyIndex) -> Option<(Option<u32>, Option<Epoch>)> {
         let called = self.records.now();
         let (name, shard) = (self.keys.name(key), Some(self.keys.shard(key)));
         let sent = self.http.get(format!("http://{addr}/v1/vectors/{name}")).send().await;
@@ -121,17 +120,22 @@ impl DataClient {
                 let returned = self.records.now();
                 self.records.answered(Sample { kind: Kind::Read, shard, called, returned, epoch });
                 let found = serde_json::from_value::<Found>(answer).ok();
-                let version = found.and_then(|found| version_of(name, &found.vector));
-                let versions = self.keys.versions(key);
-                if !version.is_some_and(|version| versions.allow(before, version)) {
-                    self.records.wrong(format!(
-                        "{name} of {shard:?} read at {addr}: version {version:?} under {epoch:?}, {before} was acknowledged \
-                         before and {} sent",
-                        versions.attempted
-                    ));
-                }
-                version.map(|version| (version, epoch))
+                Some((found.and_then(|found| version_of(name, &found.vector)), epoch))
             }
+        }
+    }
+
+    /// Reads a key that has one writer, and judges what was found.
+    pub(crate) async fn read(&self, addr: &str, key: KeyIndex) {
+        let before = self.keys.versions(key).acknowledged;
+        let Some((version, epoch)) = self.fetch(addr, key).await else { return };
+        let versions = self.keys.versions(key);
+        if !version.is_some_and(|version| versions.allow(before, version)) {
+            let (name, shard, sent) = (self.keys.name(key), self.keys.shard(key), versions.attempted);
+            self.records.stale(format!(
+                "{name} of shard {shard} read at {addr}: version {version:?} under {epoch:?}; {before} was acknowledged before, \
+                 {sent} was sent last"
+            ));
         }
     }
 
@@ -148,7 +152,7 @@ impl DataClient {
                 let returned = self.records.now();
                 self.records.answered(Sample { kind: Kind::Search, shard: None, called, returned, epoch });
                 if let Some(wrong) = self.wrong_search(name, answer) {
-                    self.records.wrong(format!("the search for {name} at {addr}: {wrong}"));
+                    self.records.wrong_search(format!("the search for {name} at {addr}: {wrong}"));
                 }
             }
         }
@@ -177,9 +181,7 @@ impl DataClient {
     }
 }
 
-async fn answered(
-    sent: Result<reqwest::Response, reqwest::Error>,
-) -> Result<(Value, Option<Epoch>), Failed> {
+async fn answered(sent: Result<reqwest::Response, reqwest::Error>) -> Result<(Value, Option<Epoch>), Failed> {
     let lost = |error: reqwest::Error| Failed { nothing_done: error.is_connect(), why: chain(&error) };
     let response = sent.map_err(lost)?;
     let status = response.status();

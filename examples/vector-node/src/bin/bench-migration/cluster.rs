@@ -74,7 +74,10 @@ impl Cluster {
             if is_whole {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < STEP_TIMEOUT, "waited {STEP_TIMEOUT:?} for a healthy cluster: {health:?}");
+            ensure!(
+                begun.elapsed() < STEP_TIMEOUT,
+                "waited {STEP_TIMEOUT:?} for a healthy cluster: {health:?}"
+            );
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -88,9 +91,7 @@ impl Cluster {
             let call = Call::write(Method::POST, "/v1/migrations", &request)?;
             match self.control.send::<Migration>(&call).await {
                 Ok(answer) => return Ok(answer.body),
-                Err(error)
-                    if matches!(error.status(), Some(409 | 422)) && begun.elapsed() < STEP_TIMEOUT =>
-                {
+                Err(error) if matches!(error.status(), Some(409 | 422)) && begun.elapsed() < STEP_TIMEOUT => {
                     tokio::time::sleep(LOOK).await;
                 }
                 Err(error) => return Err(error).with_context(|| format!("moving shard {shard} to {to}")),

@@ -168,9 +168,9 @@ pub(crate) enum Written {
 /// The vector of a key's version: small exact numbers, the version first.
 pub(crate) fn vector_of(name: &str, version: u32) -> Vec<f32> {
     // FNV-1a, then a step of splitmix64 a component.
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
+    let seed = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let component = |place: u64| {
         let mut mixed = seed.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,8 +1,8 @@
 //! The steady load: reads, writes and searches that arrive at fixed rates whether or not earlier ones were answered, each at
 //! a node drawn at random; and, before it, how much of the same mix the machine bears.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rand::Rng;
@@ -47,19 +47,30 @@ impl Rate {
     }
 }
 
-/// The nodes that requests go to.
+/// The nodes that requests go to; clones share them.
 #[derive(Clone)]
-pub(crate) struct Targets(Arc<Vec<String>>);
+pub(crate) struct Targets(Arc<RwLock<Vec<String>>>);
 
 impl Targets {
     /// These addresses.
     pub(crate) fn new(addrs: Vec<String>) -> Self {
-        Self(Arc::new(addrs))
+        Self(Arc::new(RwLock::new(addrs)))
     }
 
     /// One of them.
-    pub(crate) fn any(&self) -> &str {
-        &self.0[rand::rng().random_range(0..self.0.len())]
+    pub(crate) fn any(&self) -> String {
+        let addrs = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        addrs[rand::rng().random_range(0..addrs.len())].clone()
+    }
+
+    /// No more requests to this one.
+    pub(crate) fn leave_out(&self, addr: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|other| other != addr);
+    }
+
+    /// Requests to this one again.
+    pub(crate) fn take_in(&self, addr: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(addr.to_owned());
     }
 }
 
@@ -109,7 +120,7 @@ pub(crate) async fn capacity(client: &DataClient, targets: &Targets, duration: D
         clients.spawn(async move {
             while Instant::now() < deadline {
                 let kind = kind_of(turns.fetch_add(1, Ordering::Relaxed));
-                request(&client, targets.any(), kind).await;
+                request(&client, &targets.any(), kind).await;
                 answered.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -158,7 +169,7 @@ async fn arrive(client: DataClient, targets: Targets, rate: Rate, stop: Arc<Atom
         };
         let (client, targets) = (client.clone(), targets.clone());
         under_way.spawn(async move {
-            request(&client, targets.any(), kind).await;
+            request(&client, &targets.any(), kind).await;
             drop(permit);
         });
     }

@@ -41,8 +41,15 @@ pub(crate) struct Moved {
     pub(crate) usual_ms: f64,
     /// Bytes of the shard.
     pub(crate) bytes: u64,
-    /// From the beginning of copying to its end, in milliseconds of log time.
+    /// From the beginning of copying to its end, in milliseconds.
     pub(crate) copying_ms: Option<u64>,
+}
+
+impl Moved {
+    /// It was not aborted.
+    pub(crate) fn is_done(&self) -> bool {
+        self.migration.phase == Phase::Done
+    }
 }
 
 /// What the writer of a shard saw.
@@ -99,7 +106,8 @@ impl Mover<'_> {
         });
         let fits = fit.clone().count();
         let (to, _) = fit.nth(turn / PROMOTE_IN % fits.max(1)).context("no node can take the shard")?;
-        let (via, addr) = &self.nodes.iter().filter(|(node, _)| *node != from).nth(turn % 3).context("a node")?;
+        let (via, addr) =
+            &self.nodes.iter().filter(|(node, _)| *node != from).nth(turn % 3).context("a node")?;
         let kind = if is_move { "moves" } else { "is promoted" };
         self.records.set_going_on(format!("shard {shard} {kind} from {from} to {to}"));
         let bytes = self.cluster.get::<Shard>(&format!("/v1/shards/{shard}")).await?.size_bytes.unwrap_or(0);

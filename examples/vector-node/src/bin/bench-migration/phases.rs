@@ -1,5 +1,5 @@
-//! When each phase of each migration was committed, as the control nodes' watch tells it: in log time, and when it was
-//! heard here.
+//! When each phase of each migration was entered, as the control nodes' watch tells it, by the clock of this process: some
+//! milliseconds after it was committed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use futures::StreamExt;
 use ruvector_cluster_client::control::{Call, ControlClient};
 use ruvector_cluster_client::ids::{MigrationId, Revision};
 use ruvector_cluster_client::watch::EventReader;
-use ruvector_cluster_client::wire::{Migration, Phase, WatchChange, WatchEvent};
+use ruvector_cluster_client::wire::{Phase, WatchChange, WatchEvent};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::record::{Micros, Records};
@@ -24,8 +24,6 @@ pub(crate) struct Entered {
     pub(crate) phase: Phase,
     /// When that was heard.
     pub(crate) heard: Micros,
-    /// The row then.
-    pub(crate) row: Migration,
 }
 
 type Seen = BTreeMap<MigrationId, Vec<Entered>>;
@@ -95,7 +93,7 @@ fn note(seen: &mut Seen, event: WatchEvent, heard: Micros) {
         if let WatchChange::Migration(row) = change {
             let entered = seen.entry(row.id).or_default();
             if entered.last().is_none_or(|last| last.phase != row.phase) {
-                entered.push(Entered { phase: row.phase, heard, row });
+                entered.push(Entered { phase: row.phase, heard });
             }
         }
     }

@@ -59,7 +59,8 @@ pub(crate) struct Failure {
 struct Held {
     samples: Vec<Sample>,
     failures: Vec<Failure>,
-    wrong: Vec<String>,
+    stale: Vec<String>,
+    wrong_searches: Vec<String>,
     going_on: String,
 }
 
@@ -109,12 +110,20 @@ impl Records {
         held.failures.push(Failure { called, returned, what });
     }
 
-    /// An answer that was wrong.
-    pub(crate) fn wrong(&self, what: String) {
-        let at = self.now() as f64 / 1e6;
-        let mut held = self.lock();
-        let what = format!("{at:.3} s: {what} ({})", held.going_on);
-        held.wrong.push(what);
+    /// A read that was older than it may be, or of something else.
+    pub(crate) fn stale(&self, what: String) {
+        let what = self.told(&what);
+        self.lock().stale.push(what);
+    }
+
+    /// A search that found the wrong thing, or a thing twice.
+    pub(crate) fn wrong_search(&self, what: String) {
+        let what = self.told(&what);
+        self.lock().wrong_searches.push(what);
+    }
+
+    fn told(&self, what: &str) -> String {
+        format!("{:.3} s: {what} ({})", self.now() as f64 / 1e6, self.lock().going_on)
     }
 
     /// Everything that was answered and called in this time.
@@ -129,9 +138,10 @@ impl Records {
         self.lock().failures.iter().filter(overlaps).cloned().collect()
     }
 
-    /// All wrong answers.
-    pub(crate) fn wrongs(&self) -> Vec<String> {
-        self.lock().wrong.clone()
+    /// All stale reads, and all wrong searches.
+    pub(crate) fn wrongs(&self) -> (Vec<String>, Vec<String>) {
+        let held = self.lock();
+        (held.stale.clone(), held.wrong_searches.clone())
     }
 }
 

@@ -23,9 +23,9 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::digits::Digit;
+use crate::script::Demo;
 use vector_node::local::narrator::Narrator;
 use vector_node::local::processes::{Processes, Setup};
-use crate::script::Demo;
 
 /// Runs the demo on binaries that are built already. `scripts/demo.sh` builds them and calls this.
 #[derive(Debug, Parser)]
