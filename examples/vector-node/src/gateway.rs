@@ -18,6 +18,7 @@ use ruvector_cluster_client::map;
 use ruvector_cluster_client::replica::wire::Write;
 use ruvector_cluster_client::replica::{Key, Value};
 use ruvector_cluster_client::router::Router;
+use ruvector_cluster_client::wire::ShardMap;
 use tokio::time::Instant;
 
 use crate::peers::{Found, PeerError, Peers, ReadCall, SearchCall, WriteCall};
@@ -34,6 +35,9 @@ const MAP_WAIT_MS: u64 = 50;
 /// The same where a refusal said whom to ask next under the epoch that was asked for already; two nodes may name each other
 /// until both know better. Who is named under a higher one is asked at once: epochs rise, so that comes to an end.
 const HINT_WAIT_MS: u64 = 5;
+/// An answer of a primary that is none any more is waited for so much longer. One that hands over answers within milliseconds; one
+/// that is paused, or cut off, would be waited for until its connection counts as dead.
+const SUPERSEDED_WAIT_MS: u64 = 300;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,8 +179,9 @@ impl Gateway {
                 }
                 Some(target) => {
                     let call = ReadCall { epoch: Some(target.epoch), key: key.clone() };
-                    let read = self.peers.read(&target.addr, shard, &call, attempts.left_ms()).await;
-                    read.unwrap_or(Outcome::Unavailable)
+                    let read = self.peers.read(&target.addr, shard, &call, attempts.left_ms());
+                    let read = self.while_it_leads(shard, target, read).await;
+                    read.and_then(Result::ok).unwrap_or(Outcome::Unavailable)
                 }
             };
             if let Outcome::Done { epoch, body } = outcome {
@@ -345,12 +350,39 @@ impl Gateway {
             return self.shards.write(shard, Some(target.epoch), writes.to_vec()).await;
         }
         let call = WriteCall { epoch: Some(target.epoch), writes: writes.to_vec() };
-        match self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1)).await {
-            Ok(outcomes) if outcomes.len() == writes.len() => outcomes,
-            Err(PeerError::NotReached(_)) => none_done(),
-            Ok(_) | Err(PeerError::NoAnswer(_) | PeerError::Status(_)) => {
+        let written = self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1));
+        match self.while_it_leads(shard, target, written).await {
+            Some(Ok(outcomes)) if outcomes.len() == writes.len() => outcomes,
+            Some(Err(PeerError::NotReached(_))) => none_done(),
+            None | Some(Ok(_) | Err(PeerError::NoAnswer(_) | PeerError::Status(_))) => {
                 vec![Outcome::Unknown; writes.len()]
             }
+        }
+    }
+
+    /// What `call` to `target` comes to; `None` where another has led the shard for a while and it has not come to anything.
+    async fn while_it_leads<T>(
+        &self,
+        shard: ShardId,
+        target: &Target,
+        call: impl Future<Output = T>,
+    ) -> Option<T> {
+        let superseded = async {
+            let mut held = self.router.cache().subscribe();
+            let is_led_on = |map: &Option<Arc<ShardMap>>| {
+                let row = map.as_ref().and_then(|map| map::shard_of(map, shard));
+                row.is_some_and(|row| row.epoch > target.epoch && row.primary.as_ref() != Some(&target.node))
+            };
+            if held.wait_for(is_led_on).await.is_err() {
+                // Nothing is heard of it any more: the node stops.
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(SUPERSEDED_WAIT_MS)).await;
+        };
+        tokio::select! {
+            biased;
+            answered = call => Some(answered),
+            () = superseded => None,
         }
     }
 

@@ -28,6 +28,9 @@ const CLIENTS: u32 = 6;
 const RETRY: Duration = Duration::from_millis(5);
 /// Between two requests to a paused node, for each of its shards.
 const PROBE: Duration = Duration::from_millis(100);
+/// One round of those in so many writes. What comes of writes that are given up is unknown, and an order of many such of one key
+/// can't be searched.
+const PROBE_WRITES_IN: usize = 10;
 /// How long things go on before and after.
 const CALM: Duration = Duration::from_secs(2);
 /// Writes that are not acknowledged again after so long never are.
@@ -164,14 +167,19 @@ impl Faults<'_> {
         tokio::spawn(async move {
             let mut probes = JoinSet::new();
             let mut sent = 0;
-            while !stop.load(Ordering::Relaxed) {
+            for round in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 for shard in &led {
-                    let key = client.keys().judged(*shard).start + 1;
+                    // The first is for the writer that finds out when writes resume.
+                    let keys = client.keys().judged(*shard).skip(1);
+                    let key = keys.clone().nth(round % keys.len()).unwrap_or_default();
                     let (client, history, addr) = (client.clone(), history.clone(), addr.clone());
-                    let (process, is_write) = (history.process(), sent % 8 == 0);
+                    let process = history.process();
                     sent += 1;
                     probes.spawn(async move {
-                        if is_write {
+                        if round % PROBE_WRITES_IN == 0 {
                             history.write(&client, process, &addr, key).await;
                         } else {
                             history.read(&client, process, &addr, key).await;
