@@ -20,12 +20,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("raft", &["openraft", "ruvector-cluster-storage", "axum"]),
     ("client", &[]),
     ("examples/data-node", &["ruvector-cluster-client", "axum"]),
-    ("examples/vector-node", &["ruvector-cluster-client", "axum", "ruvector-core"]),
+    ("examples/vector-node", &["ruvector-cluster-check", "ruvector-cluster-client", "axum", "ruvector-core"]),
     ("mutants", &[]),
+    ("check", &["ruvector-cluster-client"]),
     (
         "simulation",
         &[
             "ruvector-cluster",
+            "ruvector-cluster-check",
             "ruvector-cluster-client",
             "ruvector-cluster-raft",
             "ruvector-cluster-storage",
@@ -43,6 +45,7 @@ const GUARDED: &[&str] = &[
     "axum",
     "ruvector-core",
     "ruvector-cluster",
+    "ruvector-cluster-check",
     "ruvector-cluster-client",
     "ruvector-cluster-raft",
     "ruvector-cluster-storage",

@@ -103,9 +103,13 @@ fn apply_unchecked(state: &mut Metadata, index: u64, time_ms: u64, envelope: &En
     Applied { outcome, rows, changes }
 }
 
-/// Whether a repeat is told the same. A resume is refused for what was not heard yet, and is to be asked again once it was.
+/// Whether a repeat is told the same. A resume is refused for what was not heard yet, and is to be asked again once it was;
+/// and whatever comes before the cluster is founded is refused for that alone, which passes by waiting.
 fn is_final(command: &Command, outcome: &Outcome) -> bool {
-    outcome.result.is_ok() || !matches!(command, Command::Resume(_))
+    match &outcome.result {
+        Ok(_) => true,
+        Err(rejection) => !matches!(command, Command::Resume(_)) && rejection.code != RejectionCode::Founding,
+    }
 }
 
 /// An answer shows rows as they are stored, stamped.

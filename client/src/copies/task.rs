@@ -288,7 +288,13 @@ impl CopyTask {
     }
 
     fn show(&self) {
-        *self.shown.held() = self.replica.status();
+        let (now, shard, node) = (self.replica.status(), self.shard, &self.parts.node);
+        let mut shown = self.shown.held();
+        if (now.role, now.epoch, now.serving) != (shown.role, shown.epoch, shown.serving) {
+            let Status { role, epoch, serving, .. } = &now;
+            tracing::debug!(%node, %shard, ?role, %epoch, serving, "stands otherwise");
+        }
+        *shown = now;
     }
 }
 

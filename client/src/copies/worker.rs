@@ -13,7 +13,7 @@ use crate::replica::store::StoreAction;
 
 /// Most actions that are taken at a time.
 const MAX_TAKEN: usize = 256;
-/// With nothing to do for so long, the store may do what it had put off.
+/// With nothing to do for so long, the store may begin to do what it had put off.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a disk without space is left alone before the next try.
 const FULL_WAIT: Duration = Duration::from_millis(500);
@@ -24,20 +24,21 @@ pub(super) async fn run<S: CopyStore>(
     mut actions: mpsc::UnboundedReceiver<(OpId, StoreAction)>,
     done: mpsc::UnboundedSender<Input>,
 ) {
-    let mut is_behind = true;
+    let (mut is_behind, mut wait) = (true, IDLE);
     loop {
         let mut taken = Vec::new();
         let next = actions.recv_many(&mut taken, MAX_TAKEN);
-        let count = if is_behind { tokio::time::timeout(IDLE, next).await } else { Ok(next.await) };
+        let count = if is_behind { tokio::time::timeout(wait, next).await } else { Ok(next.await) };
         match count {
             Ok(0) => return,
             Ok(_) => {
                 if !carry_out(&*store, taken, &done).await {
                     return;
                 }
-                is_behind = store.tend(Idle::No).await;
+                (is_behind, wait) = (store.tend(Idle::No).await, IDLE);
             }
-            Err(_) => is_behind = store.tend(Idle::Yes).await,
+            // Once idle, it goes on as long as there is something put off, in steps between which actions get their turn.
+            Err(_) => (is_behind, wait) = (store.tend(Idle::Yes).await, Duration::ZERO),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::map;
 use crate::replica::wire::Write;
 use crate::replica::{Key, Value};
 use crate::router::Router;
+use crate::wire::ShardMap;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
@@ -32,8 +33,12 @@ const WRITES_AT_A_TIME: usize = 256;
 const SHARDS_AT_A_TIME: usize = 64;
 /// A wait for a newer map, after which the same primary is asked again: it may just have opened.
 const MAP_WAIT_MS: u64 = 50;
-/// The same where a refusal said whom to ask next; two nodes may name each other until both know better.
+/// The same where a refusal said whom to ask next under the epoch that was asked for already; two nodes may name each other
+/// until both know better. Who is named under a higher one is asked at once: epochs rise, so that comes to an end.
 const HINT_WAIT_MS: u64 = 5;
+/// An answer of a primary that is none any more is waited for so much longer. One that hands over answers within milliseconds; one
+/// that is paused, or cut off, would be waited for until its connection counts as dead.
+const SUPERSEDED_WAIT_MS: u64 = 300;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,11 +115,18 @@ struct Attempts {
     seen: Option<Revision>,
     /// A primary that a refusal named, newer than the map.
     hint: Option<Target>,
+    /// The epoch under which somebody was asked last.
+    asked: Epoch,
 }
 
 impl Attempts {
     fn new() -> Self {
-        Self { deadline: Instant::now() + Duration::from_millis(HOLD_MS), seen: None, hint: None }
+        Self {
+            deadline: Instant::now() + Duration::from_millis(HOLD_MS),
+            seen: None,
+            hint: None,
+            asked: Epoch(0),
+        }
     }
 
     fn left_ms(&self) -> u64 {
@@ -179,8 +191,9 @@ impl<S: ShardStore> Gateway<S> {
                 }
                 Some(target) => {
                     let call = ReadCall { epoch: Some(target.epoch), key: key.clone() };
-                    let read = self.peers.read(&target.addr, shard, &call, attempts.left_ms()).await;
-                    read.unwrap_or(Outcome::Unavailable)
+                    let read = self.peers.read(&target.addr, shard, &call, attempts.left_ms());
+                    let read = self.while_it_leads(shard, target, read).await;
+                    read.and_then(Result::ok).unwrap_or(Outcome::Unavailable)
                 }
             };
             if let Outcome::Done { epoch, body } = outcome {
@@ -345,12 +358,39 @@ impl<S: ShardStore> Gateway<S> {
             return self.copies.write(shard, Some(target.epoch), writes.to_vec()).await;
         }
         let call = WriteCall { epoch: Some(target.epoch), writes: writes.to_vec() };
-        match self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1)).await {
-            Ok(outcomes) if outcomes.len() == writes.len() => outcomes,
-            Err(PeerError::NotReached(_)) => none_done(),
-            Ok(_) | Err(PeerError::NoAnswer(_) | PeerError::Status(_)) => {
+        let written = self.peers.write(&target.addr, shard, &call, attempts.left_ms().max(1));
+        match self.while_it_leads(shard, target, written).await {
+            Some(Ok(outcomes)) if outcomes.len() == writes.len() => outcomes,
+            Some(Err(PeerError::NotReached(_))) => none_done(),
+            None | Some(Ok(_) | Err(PeerError::NoAnswer(_) | PeerError::Status(_))) => {
                 vec![Outcome::Unknown; writes.len()]
             }
+        }
+    }
+
+    /// What `call` to `target` comes to; `None` where another has led the shard for a while and it has not come to anything.
+    async fn while_it_leads<T>(
+        &self,
+        shard: ShardId,
+        target: &Target,
+        call: impl Future<Output = T>,
+    ) -> Option<T> {
+        let superseded = async {
+            let mut held = self.router.cache().subscribe();
+            let is_led_on = |map: &Option<Arc<ShardMap>>| {
+                let row = map.as_ref().and_then(|map| map::shard_of(map, shard));
+                row.is_some_and(|row| row.epoch > target.epoch && row.primary.as_ref() != Some(&target.node))
+            };
+            if held.wait_for(is_led_on).await.is_err() {
+                // Nothing is heard of it any more: the node stops.
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(SUPERSEDED_WAIT_MS)).await;
+        };
+        tokio::select! {
+            biased;
+            answered = call => Some(answered),
+            () = superseded => None,
         }
     }
 
@@ -373,12 +413,18 @@ impl<S: ShardStore> Gateway<S> {
             let primary = self.router.primary(shard)?;
             Some(Target { node: primary.id, addr: primary.addr, epoch: known })
         };
-        Ok(hint.or_else(routed))
+        let target = hint.or_else(routed);
+        attempts.asked = target.as_ref().map_or(attempts.asked, |target| target.epoch);
+        Ok(target)
     }
 
     /// Before the next try.
     async fn wait_for_map(&self, attempts: &Attempts) {
-        let wait_ms = if attempts.hint.is_some() { HINT_WAIT_MS } else { MAP_WAIT_MS };
+        let wait_ms = match &attempts.hint {
+            Some(hint) if hint.epoch > attempts.asked => return,
+            Some(_) => HINT_WAIT_MS,
+            None => MAP_WAIT_MS,
+        };
         self.router.newer_than(attempts.seen, wait_ms.min(attempts.left_ms())).await;
     }
 

@@ -29,7 +29,8 @@ use crate::replica::{Key, Value};
 
 pub(super) use content::Content;
 use content::Record;
-use copy::{Copy, remove_dir, unpoison};
+pub(super) use copy::unpoison;
+use copy::{Copy, remove_dir};
 
 /// The copy of one shard, or its absence.
 pub struct Kept<S: ShardStore> {

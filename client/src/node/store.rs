@@ -4,13 +4,14 @@
 //! other nodes, nor be atomic over several keys: the journal in front of it ([`kept`](super::kept)) has every write on disk
 //! before anything is told, and writes again what a crash took from the database.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::RwLockReadGuard;
+use std::sync::RwLock;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::kept::Content;
+use super::kept::{Content, unpoison};
 use crate::ids::Position;
 use crate::replica::{Key, Value};
 
@@ -91,26 +92,39 @@ pub trait ShardStore: Sized + Send + Sync + 'static {
     fn search(view: &View<'_, Self>, query: &Self::Query) -> Result<Self::Found, StoreFault>;
 }
 
-/// A shard's content at one moment. Holding it keeps changes out.
+/// What a search sees: the database, and what it lacked at one moment. Writes go on meanwhile; each key is seen as it was at some
+/// time between the making of the view and the end of the search.
+///
+/// Why that holds: a key that is fresh in the view is taken from there, whatever the database has of it by now. Any other is
+/// taken from the database, which has what the key was when the view was made, or what was flushed since.
 pub struct View<'a, S> {
-    pub(super) store: &'a S,
-    pub(super) content: RwLockReadGuard<'a, Content>,
+    store: &'a S,
+    content: &'a RwLock<Content>,
+    fresh: Vec<Row>,
+    outdated: BTreeSet<Key>,
 }
 
-impl<S: ShardStore> View<'_, S> {
+impl<'a, S: ShardStore> View<'a, S> {
+    pub(super) fn new(store: &'a S, content: &'a RwLock<Content>) -> Self {
+        let held = unpoison(content.read());
+        let fresh = held.fresh(usize::MAX);
+        let outdated = held.doomed(usize::MAX).into_iter().chain(fresh.iter().map(|row| row.key.clone()));
+        Self { store, content, outdated: outdated.collect(), fresh }
+    }
+
     /// The database; some of its rows may be out of date ([`is_current`](View::is_current)).
     pub fn store(&self) -> &S {
         self.store
     }
 
-    /// Whether the database's row of `key` is what the key has.
+    /// Whether the database's row of `key` counts.
     pub fn is_current(&self, key: &str) -> bool {
-        self.content.is_in_database(key)
+        !self.outdated.contains(key)
     }
 
-    /// At most so many of the database's rows are out of date: whoever asks it for the best few asks for so many more.
+    /// At most so many of the database's rows don't: whoever asks it for the best few asks for so many more.
     pub fn outdated(&self) -> usize {
-        self.content.unflushed()
+        self.outdated.len()
     }
 
     /// All rows, ascending by key, read one after the other: for databases that search by looking at each.
@@ -118,11 +132,12 @@ impl<S: ShardStore> View<'_, S> {
     /// # Errors
     /// When one can't be read.
     pub fn rows(&self) -> impl Iterator<Item = Result<Row, StoreFault>> {
-        self.content.after(None).filter_map(|(key, entry)| entry.row(key, self.store).transpose())
+        let keys = unpoison(self.content.read()).keys();
+        keys.into_iter().filter_map(|key| unpoison(self.content.read()).row(&key, self.store).transpose())
     }
 
     /// The rows that the database doesn't have yet.
-    pub fn fresh(&self) -> Vec<Row> {
-        self.content.fresh(usize::MAX)
+    pub fn fresh(&self) -> &[Row] {
+        &self.fresh
     }
 }

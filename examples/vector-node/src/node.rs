@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use axum::serve::{Listener, ListenerExt};
 use ruvector_cluster_client::node::{self, DataNode, NodeConfig};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App};
@@ -57,6 +58,32 @@ pub async fn run_on(
     config.capacity = options.capacity;
     let (node, task) = DataNode::open(config, dimensions).await?;
     let app = api::router(App { node, dimensions });
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server =
+        axum::serve(without_delay(listener), app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     Ok(task.run(shutdown, server).await?)
+}
+
+/// Whose connections send what is written at once: an answer is small, and its second packet would wait for the other side to
+/// acknowledge the first, which that puts off for 40 ms.
+fn without_delay(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers to other nodes waited 40 ms for an acknowledgement now and then, and with them every hand-over.
+    #[tokio::test]
+    async fn no_connection_waits_to_fill_a_packet() {
+        let mut listener = without_delay(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let addr = listener.local_addr().unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(addr));
+        connected.unwrap();
+        assert!(accepted.0.nodelay().unwrap());
+    }
 }

@@ -1,7 +1,8 @@
 //! What was answered under an Idempotency-Key, so that a repeated request takes effect once.
 //!
 //! Kept for 24 hours of log time, at most 100,000. Refusals are kept too: the same request gets the same answer.
-//! But for those of a resume: what it is refused for passes by waiting, and the request is repeated until then.
+//! But for those of a resume, and before the cluster is founded: what they are for passes by waiting, and the request is
+//! repeated until then.
 
 use std::sync::Arc;
 

@@ -60,6 +60,20 @@ fn a_registration_of_a_row_that_moved_on_is_refused_and_a_repeated_one_is_answer
     assert_eq!(late.outcome.result.unwrap_err().code, RejectionCode::PreconditionFailed);
 }
 
+/// A data node that registered a moment before the cluster was founded was told so for as long as it repeated its request:
+/// for ever, since it repeats one that was not answered with a final refusal.
+#[test]
+fn a_registration_before_the_founding_is_not_refused_again_after_it() {
+    let mut state = Metadata::new();
+    let early = enveloped(Command::Register(registration("a")), Some("k"));
+    let refused = apply(&mut state, 1, 1, &early).outcome.result.unwrap_err();
+    assert_eq!(refused.code, RejectionCode::Founding);
+    let settings = founded(1).founded().unwrap().settings.clone();
+    let found = Command::Found { cluster_id: "c1".to_owned(), settings };
+    apply(&mut state, 2, 2, &enveloped(found, None));
+    assert!(apply(&mut state, 3, 3, &early).outcome.result.is_ok());
+}
+
 #[test]
 fn a_command_has_at_most_a_thousand_changes() {
     let mut state = founded(2_000);

@@ -60,7 +60,7 @@ pub(super) enum Held {
 }
 
 #[derive(Clone, Debug)]
-pub(in crate::node) struct Entry {
+pub(super) struct Entry {
     pub(super) position: Position,
     pub(super) held: Held,
     /// The database has a row under this key, of this or of an older write.
@@ -227,8 +227,22 @@ impl Content {
         self.entries.get_key_value(key)
     }
 
+    /// All keys, ascending.
+    pub(in crate::node) fn keys(&self) -> Vec<Key> {
+        self.entries.keys().cloned().collect()
+    }
+
+    /// The row of `key`, if it has a value.
+    pub(in crate::node) fn row<S: ShardStore>(
+        &self,
+        key: &Key,
+        store: &S,
+    ) -> Result<Option<Row>, StoreFault> {
+        self.entries.get(key).map_or(Ok(None), |entry| entry.row(key, store))
+    }
+
     /// Entries after a key, ascending.
-    pub(in crate::node) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
+    pub(super) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range::<Key, _>((start, Bound::Unbounded))
     }
@@ -245,7 +259,7 @@ impl Content {
     }
 
     /// Up to `limit` keys whose row in the database is to go.
-    pub(super) fn doomed(&self, limit: usize) -> Vec<Key> {
+    pub(in crate::node) fn doomed(&self, limit: usize) -> Vec<Key> {
         self.doomed.iter().take(limit).cloned().collect()
     }
 
@@ -267,13 +281,8 @@ impl Content {
         }
     }
 
-    /// Whether the database's row of `key` is the key's value.
-    pub(in crate::node) fn is_in_database(&self, key: &str) -> bool {
-        self.entries.get(key).is_some_and(|entry| entry.held == Held::InDatabase)
-    }
-
     /// How many keys the database has differently.
-    pub(in crate::node) fn unflushed(&self) -> usize {
+    pub(super) fn unflushed(&self) -> usize {
         self.fresh.len() + self.doomed.len()
     }
 

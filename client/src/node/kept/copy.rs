@@ -18,11 +18,11 @@ use super::journal::{self, Journal, JournalError};
 use crate::node::store::{ShardStore, StoreFault, View};
 
 /// Keys that may differ from the database before they are flushed.
-const FLUSH_AT: usize = 512;
-/// Most rows of one flush: a transaction of some milliseconds.
-const FLUSH_ROWS: usize = 1_024;
+const FLUSH_AT: usize = 128;
+/// Most rows of one flush: a transaction of some milliseconds, for which the next write waits.
+const FLUSH_ROWS: usize = 128;
 /// Most deletes of one flush: in some databases each is a transaction with an fsync of its own.
-const FLUSH_DELETES: usize = 16;
+const FLUSH_DELETES: usize = 4;
 /// Journal size from which a new one is begun.
 const JOURNAL_BYTES: u64 = 8 << 20;
 
@@ -37,7 +37,7 @@ pub(super) struct Copy<S> {
     failed: AtomicBool,
 }
 
-pub(super) fn unpoison<T>(result: Result<T, PoisonError<T>>) -> T {
+pub(in crate::node) fn unpoison<T>(result: Result<T, PoisonError<T>>) -> T {
     // A thread that panicked while it changed a copy ended the process (see the worker); tests apart.
     result.unwrap_or_else(PoisonError::into_inner)
 }
@@ -116,9 +116,9 @@ impl<S: ShardStore> Copy<S> {
         Ok(chunk)
     }
 
-    /// The content as it is now; nothing changes while that is held.
+    /// What a search sees that begins now.
     pub(super) fn view(&self) -> View<'_, S> {
-        View { store: &self.store, content: unpoison(self.content.read()) }
+        View::new(&self.store, &self.content)
     }
 
     pub(super) fn open(dir: &Path, options: &S::Options) -> Result<Option<Self>, OpenError> {

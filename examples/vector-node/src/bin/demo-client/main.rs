@@ -9,8 +9,6 @@ mod data;
 mod digits;
 mod ledger;
 mod load;
-mod narrator;
-mod processes;
 mod racks;
 mod script;
 mod summary;
@@ -25,9 +23,9 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::digits::Digit;
-use crate::narrator::Narrator;
-use crate::processes::Processes;
 use crate::script::Demo;
+use vector_node::local::narrator::Narrator;
+use vector_node::local::processes::{Processes, Setup};
 
 /// Runs the demo on binaries that are built already. `scripts/demo.sh` builds them and calls this.
 #[derive(Debug, Parser)]
@@ -67,7 +65,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<ExitCode> {
     let digits = digits::read(&args.digits)?;
-    let mut processes = Processes::new(&args.bin_dir, &args.work_dir)?;
+    let mut processes = Processes::new(&args.bin_dir, &args.work_dir, setup())?;
     let narrator = Narrator::start();
     let ended = tokio::select! {
         ended = play(narrator, &digits, &mut processes) => Some(ended),
@@ -100,6 +98,11 @@ async fn run(args: Args) -> Result<ExitCode> {
             Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+fn setup() -> Setup {
+    // One joins later.
+    Setup { vector_nodes: 6, dimensions: digits::DIMENSIONS, control_args: Vec::new() }
 }
 
 async fn play(narrator: Narrator, digits: &[Digit], processes: &mut Processes) -> Result<summary::Summary> {

@@ -21,11 +21,11 @@ use crate::data::{DataClient, point};
 use crate::digits::Digit;
 use crate::ledger::{Gap, Ledger, Tally};
 use crate::load::Load;
-use crate::narrator::{Narrator, count, spell};
-use crate::processes::{CONTROL_NODES, Processes};
 use crate::racks::RackWatch;
 use crate::summary::Summary;
 use crate::verify::verify;
+use vector_node::local::narrator::{Narrator, count, spell};
+use vector_node::local::processes::{CONTROL_NODES, Processes};
 
 mod even;
 

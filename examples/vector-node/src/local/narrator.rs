@@ -6,24 +6,24 @@ use tokio::time::Instant;
 
 /// Says what happens, and when.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Narrator {
+pub struct Narrator {
     started: Instant,
 }
 
 impl Narrator {
     /// Time counts from here.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self { started: Instant::now() }
     }
 
     /// Prints a line.
-    pub(crate) fn say(&self, text: impl AsRef<str>) {
+    pub fn say(&self, text: impl AsRef<str>) {
         println!("[{:6.1} s] {}", self.started.elapsed().as_secs_f64(), text.as_ref());
     }
 }
 
 /// `412 ms`, `4.6 s`.
-pub(crate) fn spell(duration: Duration) -> String {
+pub fn spell(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())
     } else {
@@ -32,7 +32,7 @@ pub(crate) fn spell(duration: Duration) -> String {
 }
 
 /// `1,797`.
-pub(crate) fn count(number: usize) -> String {
+pub fn count(number: usize) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -1,6 +1,6 @@
-//! The nodes as child processes, each in a group of its own, so that Ctrl-C reaches only the demo, which then ends them.
+//! The nodes as child processes, each in a group of its own, so that Ctrl-C reaches only whoever started them, who then ends them.
 //!
-//! Their ids stand in `pids`, so that demo.sh can end what a demo leaves behind that was itself killed.
+//! Their ids stand in `pids`, so that a script can end what is left behind by a starter that was itself killed.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -14,12 +14,21 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-/// Control nodes of the demo.
-pub(crate) const CONTROL_NODES: u16 = 3;
-/// Vector nodes of the demo, the one that joins later included.
-pub(crate) const VECTOR_NODES: u16 = 6;
-/// How much of a log is shown when the demo fails.
+/// Control nodes.
+pub const CONTROL_NODES: u16 = 3;
+/// How much of a log is shown when something fails.
 const LAST_LINES: usize = 12;
+
+/// What is to be started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Vector nodes at most, those that join later included.
+    pub vector_nodes: u16,
+    /// Components of each vector.
+    pub dimensions: usize,
+    /// Given to each control node, besides its name, address, folder and seeds.
+    pub control_args: Vec<String>,
+}
 
 struct Node {
     name: String,
@@ -30,24 +39,29 @@ struct Node {
 }
 
 /// All of them.
-pub(crate) struct Processes {
+pub struct Processes {
     bin_dir: PathBuf,
     work_dir: PathBuf,
     /// Control nodes listen on this + 1 and so on; vector nodes on this + 101 and so on.
     base_port: u16,
+    setup: Setup,
     nodes: Vec<Node>,
 }
 
 impl Processes {
     /// Nothing runs yet.
-    pub(crate) fn new(bin_dir: &Path, work_dir: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the folder can't be made, or no ports are free.
+    pub fn new(bin_dir: &Path, work_dir: &Path, setup: Setup) -> Result<Self> {
         fs::create_dir_all(work_dir).with_context(|| format!("can't make {}", work_dir.display()))?;
         let (bin_dir, work_dir) = (bin_dir.to_path_buf(), work_dir.canonicalize()?);
-        Ok(Self { bin_dir, work_dir, base_port: free_base_port()?, nodes: Vec::new() })
+        let base_port = free_base_port(setup.vector_nodes)?;
+        Ok(Self { bin_dir, work_dir, base_port, setup, nodes: Vec::new() })
     }
 
     /// Addresses of all control nodes, started or not.
-    pub(crate) fn coordinators(&self) -> Vec<String> {
+    pub fn coordinators(&self) -> Vec<String> {
         (1..=CONTROL_NODES).map(|n| self.control_addr(n)).collect()
     }
 
@@ -56,29 +70,41 @@ impl Processes {
     }
 
     /// Starts control node `n`, from 1.
-    pub(crate) fn start_control(&mut self, n: u16) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_control(&mut self, n: u16) -> Result<()> {
         let name = format!("n{n}");
         let seeds = self.coordinators().join(",");
         let addr = self.control_addr(n);
         let folder = self.folder(&name);
         let args =
             ["server", "--node-id", &name, "--listen", &addr, "--data-dir", &folder, "--seeds", &seeds];
-        let args = args.map(str::to_owned).to_vec();
+        let own = args.map(str::to_owned).into_iter();
+        let args = own.chain(self.setup.control_args.iter().cloned()).collect();
         self.start(Node { name, addr, program: self.bin_dir.join("ruvector-cluster"), args, child: None })
     }
 
     /// Starts vector node `n`, from 1, in `rack`.
-    pub(crate) fn start_vector(&mut self, n: u16, rack: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_vector(&mut self, n: u16, rack: &str) -> Result<()> {
         let name = format!("d{n}");
         let coordinators = self.coordinators().join(",");
-        let addr = format!("127.0.0.1:{}", self.base_port + 100 + n);
+        let addr = self.vector_addr(n);
         let folder = self.folder(&name);
-        let dimensions = crate::digits::DIMENSIONS.to_string();
+        let dimensions = self.setup.dimensions.to_string();
         let args =
             ["--node-id", &name, "--listen", &addr, "--coordinators", &coordinators, "--data-dir", &folder];
         let more = ["--dimensions", &dimensions, "--rack", rack];
         let args = args.iter().chain(&more).map(|arg| (*arg).to_owned()).collect();
         self.start(Node { name, addr, program: self.bin_dir.join("vector-node"), args, child: None })
+    }
+
+    /// Where vector node `n` listens, started or not.
+    pub fn vector_addr(&self, n: u16) -> String {
+        format!("127.0.0.1:{}", self.base_port + 100 + n)
     }
 
     fn folder(&self, name: &str) -> String {
@@ -93,7 +119,10 @@ impl Processes {
     }
 
     /// Starts a killed node again, as it was.
-    pub(crate) fn restart(&mut self, name: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When there was none, or it can't be started.
+    pub fn restart(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
         self.spawn(index)
     }
@@ -119,8 +148,33 @@ impl Processes {
         self.nodes.iter().position(|node| node.name == name).with_context(|| format!("there is no {name}"))
     }
 
+    /// SIGSTOP: it is there, and does nothing.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::STOP)
+    }
+
+    /// SIGCONT: a paused node goes on where it was.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::CONT)
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let child = self.nodes[self.index(name)?].child.as_ref();
+        let child = child.with_context(|| format!("{name} does not run"))?;
+        kill_process(Pid::from_child(child), signal).with_context(|| format!("{name} can't be signalled"))
+    }
+
     /// SIGKILL, and waits until the process is gone.
-    pub(crate) fn kill(&mut self, name: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
         let mut child = self.nodes[index].child.take().with_context(|| format!("{name} does not run"))?;
         child.kill()?;
@@ -129,7 +183,10 @@ impl Processes {
     }
 
     /// Fails when a node that should run has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Which one, and how.
+    pub fn check(&mut self) -> Result<()> {
         for node in &mut self.nodes {
             if let Some(child) = &mut node.child
                 && let Some(status) = child.try_wait()?
@@ -141,7 +198,7 @@ impl Processes {
     }
 
     /// SIGTERM to all, vector nodes first; SIGKILL to who is there `within` that time, whose names are returned.
-    pub(crate) async fn stop_all(&mut self, within: Duration) -> Vec<String> {
+    pub async fn stop_all(&mut self, within: Duration) -> Vec<String> {
         let mut slow = Vec::new();
         for prefix in ["d", "n"] {
             let deadline = Instant::now() + within;
@@ -167,15 +224,15 @@ impl Processes {
         slow
     }
 
-    /// Lets them run on when the demo ends.
-    pub(crate) fn keep(&mut self) {
+    /// Lets them run on when their starter ends.
+    pub fn keep(&mut self) {
         for node in &mut self.nodes {
             node.child = None;
         }
     }
 
     /// For who wants to use the cluster that is kept.
-    pub(crate) fn how_to_reach(&self) -> String {
+    pub fn how_to_reach(&self) -> String {
         let mut out = String::from("\nthe cluster is left running:\n");
         for node in &self.nodes {
             let kind = if node.name.starts_with('n') { "control node" } else { "vector node" };
@@ -188,7 +245,7 @@ impl Processes {
     }
 
     /// The end of each node's log.
-    pub(crate) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let mut out = String::new();
         for node in &self.nodes {
             let path = self.work_dir.join(format!("{}.log", node.name));
@@ -210,12 +267,12 @@ impl Drop for Processes {
     }
 }
 
-/// A base where all ports of the demo are free: 7000, or a later round number.
-fn free_base_port() -> Result<u16> {
+/// A base where all ports are free: 7000, or a later round number.
+fn free_base_port(vector_nodes: u16) -> Result<u16> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let ports = |base: u16| {
         let control = (1..=CONTROL_NODES).flat_map(move |n| [base + n, base + 1_000 + n]);
-        control.chain((1..=VECTOR_NODES).map(move |n| base + 100 + n))
+        control.chain((1..=vector_nodes).map(move |n| base + 100 + n))
     };
     let mut bases = (0..12).map(|n| 7_000 + 2_000 * n);
     bases.find(|base| ports(*base).all(is_free)).context("no free ports from 7001 to 30003 on 127.0.0.1")

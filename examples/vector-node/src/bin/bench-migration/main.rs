@@ -1,0 +1,115 @@
+//! What `scripts/bench.sh migration` runs: a cluster of processes on loopback under a steady load, whose primaries are moved
+//! one after the other, then killed and paused; what that cost, and whether any answer was wrong.
+//!
+//! It exits with 1 if a request failed while primaries moved, or anything was lost, stale, twice there, or answered under an
+//! epoch that had ended; missed goals of time are named. However it ends, no process stays behind.
+
+mod client;
+mod cluster;
+mod faults;
+mod history;
+mod keys;
+mod load;
+mod moves;
+mod phases;
+mod record;
+mod report;
+mod run;
+mod verify;
+mod yardstick;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use vector_node::local::processes::{Processes, Setup};
+
+/// Runs the benchmark on binaries that are built already. `scripts/bench.sh` builds them and calls this.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where `ruvector-cluster` and `vector-node` are.
+    #[arg(long)]
+    bin_dir: PathBuf,
+    /// Where the nodes keep their files and logs.
+    #[arg(long)]
+    work_dir: PathBuf,
+    /// How many primaries move.
+    #[arg(long, default_value_t = 100)]
+    migrations: usize,
+    /// Vectors of each shard.
+    #[arg(long, default_value_t = 10_000, value_parser = at_least_hundred)]
+    vectors: usize,
+    /// Share of what the machine bears that is asked of it, in percent.
+    #[arg(long, default_value_t = 35)]
+    load: u64,
+}
+
+fn at_least_hundred(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|error| format!("{error}"))?;
+    if number < 100 { Err("a shard has at least 100 vectors".to_owned()) } else { Ok(number) }
+}
+
+/// Shards.
+const SHARDS: u32 = 8;
+/// Copies of each.
+const COPIES: u32 = 3;
+/// Vector nodes.
+const VECTOR_NODES: u16 = 4;
+/// Of data nodes; the default.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nodes that were asked to stop are killed after that.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// The same when somebody waits for the prompt.
+const INTERRUPTED_WITHIN: Duration = Duration::from_millis(500);
+/// As a shell reports a process that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match bench(Args::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(args: Args) -> Result<ExitCode> {
+    let (shards, copies) = (SHARDS.to_string(), COPIES.to_string());
+    let timeout = format!("{}s", FAILURE_TIMEOUT.as_secs());
+    let control_args =
+        ["--num-shards", &shards, "--replication-factor", &copies, "--failure-timeout", &timeout];
+    let control_args = control_args.map(str::to_owned).to_vec();
+    let setup = Setup { vector_nodes: VECTOR_NODES, dimensions: keys::DIMENSIONS, control_args };
+    let mut processes = Processes::new(&args.bin_dir, &args.work_dir, setup)?;
+    let ended = tokio::select! {
+        ended = run::run(&args, &mut processes) => Some(ended),
+        () = interruption()? => None,
+    };
+    if let Some(Err(_)) = &ended {
+        eprint!("{}", processes.last_words());
+    }
+    processes.stop_all(if ended.is_some() { STOP_WITHIN } else { INTERRUPTED_WITHIN }).await;
+    match ended {
+        None => Ok(ExitCode::from(INTERRUPTED)),
+        Some(report) => Ok(if report?.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}
+
+/// Resolves when somebody wants it to end.
+fn interruption() -> Result<impl Future<Output = ()>> {
+    let mut int = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
+    Ok(async move {
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
