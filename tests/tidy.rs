@@ -19,12 +19,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("storage", &["sled"]),
     ("raft", &["openraft", "ruvector-cluster-storage", "axum"]),
     ("client", &[]),
-    ("examples/vector-node", &["ruvector-cluster-client", "axum", "ruvector-core"]),
+    ("examples/vector-node", &["ruvector-cluster-check", "ruvector-cluster-client", "axum", "ruvector-core"]),
     ("mutants", &[]),
+    ("check", &["ruvector-cluster-client"]),
     (
         "simulation",
         &[
             "ruvector-cluster",
+            "ruvector-cluster-check",
             "ruvector-cluster-client",
             "ruvector-cluster-raft",
             "ruvector-cluster-storage",
@@ -42,6 +44,7 @@ const GUARDED: &[&str] = &[
     "axum",
     "ruvector-core",
     "ruvector-cluster",
+    "ruvector-cluster-check",
     "ruvector-cluster-client",
     "ruvector-cluster-raft",
     "ruvector-cluster-storage",

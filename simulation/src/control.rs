@@ -16,7 +16,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::check::history::Seen;
 use crate::data::clock::SimClock;
 use crate::host::Host;
 use crate::net::Net;
@@ -24,6 +23,7 @@ use crate::plan::Plan;
 use crate::record::Recorder;
 use crate::reference::Reference;
 use crate::trace::Trace;
+use ruvector_cluster_check::history::Seen;
 
 /// Segments of the log: small, so that runs have many.
 const SEGMENT_BYTES: u64 = 64 << 10;

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use ruvector_cluster::client::ids::{Revision, ShardId};
 
-use crate::check::history::{
-    Change, DataAct, DataOp, DataRead, DataWriteOutcome, Span, WatchItem, WatchRecord,
-};
-use crate::check::wgl::Bounds;
-use crate::check::{Violation, consensus, data, linearizable, watch, wgl};
 use crate::data::record::{Record, Recorded, WriteOutcome, wrong_reads_of_own_keys};
 use crate::record::History;
+use ruvector_cluster_check::history::{
+    Change, DataAct, DataOp, DataRead, DataWriteOutcome, Span, WatchItem, WatchRecord,
+};
+use ruvector_cluster_check::wgl::Bounds;
+use ruvector_cluster_check::{Violation, consensus, data, linearizable, watch, wgl};
 
 /// All that is wrong. Of `lost` shards the last in-sync copy was lost: what they held may be gone.
 #[must_use]

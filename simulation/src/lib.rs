@@ -2,7 +2,7 @@
 //!
 //! A [`run`] starts control nodes (the server as it ships, over a simulated disk, network and clock) and data nodes (the
 //! shipped agent and replicas over a store that loses power), lets clients work while faults come, heals everything, and puts what
-//! was seen before the checkers of [`check`]. All that is drawn follows from the seed, and one thread does everything on
+//! was seen before the checkers of [`ruvector_cluster_check`]. All that is drawn follows from the seed, and one thread does everything on
 //! tokio's paused clock, so that a seed runs the same each time; [`trace`] shows it.
 //!
 //! Invariants: nothing here decides what the cluster should do; it has no copy of any of its logic. `select!` is biased, and no
@@ -14,7 +14,6 @@
 pub mod api;
 pub mod campaign;
 pub mod chance;
-pub mod check;
 pub mod cluster;
 pub mod control;
 pub mod data;

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use ruvector_cluster::client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster::metadata::{Metadata, NodeRow, ShardRow, check};
 
-use crate::check::history::{Seen, Standing};
 use crate::cluster::Cluster;
 use crate::control::{ControlNode, Live, World};
 use crate::reference::{hash_of_rows, hash_of_state};
 use crate::serving::Twice;
+use ruvector_cluster_check::history::{Seen, Standing};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::check::Violation;
-use crate::check::history::{DataOp, Event, MetadataOp, NodeRecord, Seen, WatchRecord};
+use ruvector_cluster_check::Violation;
+use ruvector_cluster_check::history::{DataOp, Event, MetadataOp, NodeRecord, Seen, WatchRecord};
 
 /// Everything that was seen in a run.
 #[derive(Default)]

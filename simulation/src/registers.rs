@@ -15,10 +15,12 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Ask, NoReply, Reply};
 use crate::chance::Chance;
-use crate::check::history::{Consistency, MetadataAct, MetadataOp, MetadataRead, Span, WriteOutcome};
 use crate::host::Host;
 use crate::net::Net;
 use crate::record::Recorder;
+use ruvector_cluster_check::history::{
+    Consistency, MetadataAct, MetadataOp, MetadataRead, Span, WriteOutcome,
+};
 
 /// The policy's register.
 const POLICY: &str = "policy";

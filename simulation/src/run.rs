@@ -15,8 +15,6 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::Ask;
 use crate::chance::Chance;
-use crate::check::Violation;
-use crate::check::history::WatchRecord;
 use crate::cluster::{Cluster, control_addresses};
 use crate::control::{ControlNode, End, World};
 use crate::data::client::{ClientParts, DataClient, Mix, read_all};
@@ -34,6 +32,8 @@ use crate::registers::{Client, Registers};
 use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::watcher::Watcher;
+use ruvector_cluster_check::Violation;
+use ruvector_cluster_check::history::WatchRecord;
 
 /// Shared keys of each shard, and own keys of each client in it.
 const KEYS: (usize, usize) = (2, 1);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use crate::check::history::{MetadataAct, WriteOutcome};
 use crate::data::record::{Record, Recorded, WriteOutcome as DataOutcome};
 use crate::faults::FaultKind;
 use crate::monitor::Monitor;
 use crate::net::NetCounts;
 use crate::record::History;
+use ruvector_cluster_check::history::{MetadataAct, WriteOutcome};
 
 /// Counts of one run, or summed over many.
 #[derive(Clone, Debug, Default)]

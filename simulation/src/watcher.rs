@@ -11,10 +11,10 @@ use ruvector_cluster::client::watch::{Event, EventReader};
 use serde_json::Value;
 
 use crate::chance::Chance;
-use crate::check::history::{Change, WatchItem, WatchRecord};
 use crate::control::hash_of;
 use crate::host::Host;
 use crate::net::{Net, NetExchange};
+use ruvector_cluster_check::history::{Change, WatchItem, WatchRecord};
 
 /// A connection that says nothing for so long is left.
 const SILENCE: Duration = Duration::from_secs(4);

@@ -1,4 +1,4 @@
-//! What must hold of every run, judged on its history alone.
+//! What must hold of every run, simulated or of real processes, judged on its history alone.
 //!
 //! A [`history`] says what clients, watchers and an onlooker at the nodes saw; how it came about is unknown here, so a
 //! checker can't repeat an error of the code under test. Each `check` is a pure function from records to violations,
