@@ -29,6 +29,9 @@ impl Exchange for NetExchange {
     async fn exchange(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, ExchangeError> {
         let addr = address_of(&request.uri().to_string());
         let what = format!("{} {}", request.method(), request.uri().path());
+        if request.uri().path().ends_with("/reports") {
+            self.net.pass_gate(request.uri().path(), request.body()).await;
+        }
         // A keyed write takes effect once, and heartbeats and reads may come twice.
         let keyed = request.headers().contains_key("idempotency-key");
         let beats = request.uri().path().ends_with("/heartbeat") || request.method() == http::Method::GET;
