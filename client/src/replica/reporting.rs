@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::copy::CopyState;
 use super::event::ReportOutcome;
 use super::peer::PeerState;
 use super::seat::Seat;
@@ -102,7 +103,8 @@ impl Replica {
     /// Whether this node's part of its shard's migration phase is done, and on disk.
     fn has_done_its_part(&self, seat: &Seat, phase: Phase) -> bool {
         let copy = self.copy.as_ref().filter(|copy| copy.adopted == seat.epoch && self.ops.is_empty());
-        let streamed = copy.filter(|copy| copy.stream.is_some());
+        // One that was full before its process restarted may only have to follow, and then there is no other stream.
+        let streamed = copy.filter(|copy| copy.stream.is_some() || copy.is_prefix_in(seat.epoch));
         let is_target = seat.migration_to(&self.node, &[phase]).is_some();
         match phase {
             // A copy without a stream would be asked to pull before the primary forwards to it.
@@ -126,7 +128,8 @@ impl Replica {
     /// Why a migration that has begun to copy has to begin again.
     fn broken_migration(&self, seat: &Seat) -> Option<&'static str> {
         let phases = [Phase::Copying, Phase::Admitting];
-        let copy = self.copy.as_ref().filter(|copy| copy.adopted == seat.epoch);
+        let of_epoch = |copy: &&CopyState| copy.adopted == seat.epoch && !copy.is_prefix_in(seat.epoch);
+        let copy = self.copy.as_ref().filter(of_epoch);
         let in_sync = seat.in_sync.contains(&self.node);
         if seat.migration_to(&self.node, &phases).is_some() && !in_sync {
             // A copy that failed meanwhile is made anew once the filling begins again.
