@@ -30,7 +30,7 @@ struct Options {
     /// With --table: only cells whose name has this in it.
     #[arg(long)]
     only: Option<String>,
-    /// With --table: only each so-manieth cell.
+    /// With --table: only each so-manieth cell, beginning with one that --from chooses.
     #[arg(long, default_value_t = 1)]
     every: usize,
     /// Begins runs for so long.
@@ -104,8 +104,9 @@ fn main() -> ExitCode {
 /// Runs the cells that are asked for: all end as they may, or what is wrong is told.
 fn table(options: &Options) -> ExitCode {
     let wanted = |cell: &Cell| options.only.as_ref().is_none_or(|part| cell.to_string().contains(part));
-    let cells: Vec<Cell> = Cell::all().into_iter().filter(wanted).step_by(options.every.max(1)).collect();
-    let seed = options.from.unwrap_or(0);
+    let (seed, every) = (options.from.unwrap_or(0), options.every.max(1));
+    let first = usize::try_from(seed % every as u64).unwrap_or(0);
+    let cells: Vec<Cell> = Cell::all().into_iter().filter(wanted).skip(first).step_by(every).collect();
     if let ([cell], true) = (&cells[..], options.print) {
         let report = table::run(*cell, seed, true);
         println!("{report:#?}");
@@ -114,7 +115,8 @@ fn table(options: &Options) -> ExitCode {
     let table = table::print::table(&cells, seed, options.jobs);
     println!("{}", table.markdown());
     let simulated_ms: u64 = table.reports.iter().map(|report| report.simulated_ms).sum();
-    println!("{} cells, {} s simulated in {} s", cells.len(), simulated_ms / 1_000, table.took_ms / 1_000);
+    let (simulated_s, took_s) = (simulated_ms / 1_000, table.took_ms / 1_000);
+    println!("{} cells, {simulated_s} s simulated in {took_s} s; --from {seed}", cells.len());
     let mut wrong = 0;
     for report in table.wrong() {
         wrong += 1;

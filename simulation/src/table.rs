@@ -15,6 +15,8 @@ mod inject;
 pub mod print;
 mod rest;
 mod rig;
+#[cfg(test)]
+mod tests;
 mod witness;
 
 use std::fmt;

@@ -251,6 +251,10 @@ impl Rig {
     async fn wish(&mut self, node: &NodeId, what: &str, body: serde_json::Value) -> Step<Late> {
         let path = format!("/v1/nodes/{node}/{what}");
         let reply = self.ask(Ask::write(Method::POST, path.clone(), Some(body))).await?;
+        if reply.status == 422 {
+            // While a copy is still being deleted it may have nowhere else to go: he is told so, and nothing has changed.
+            return Ok(Late::default());
+        }
         if reply.status >= 300 {
             return broken("a wish is taken", format!("{} {:?}", reply.status, reply.body));
         }

@@ -132,7 +132,7 @@ impl Witness {
 }
 
 /// Epochs rise with each change of the primary, in-sync copies never run out, and a slot is taken by what runs.
-fn wrong_shard(before: Option<&ShardRow>, row: &ShardRow, state: &Metadata) -> Vec<Violation> {
+pub(super) fn wrong_shard(before: Option<&ShardRow>, row: &ShardRow, state: &Metadata) -> Vec<Violation> {
     let mut wrong = Vec::new();
     let mut say = |rule, detail: String| wrong.push(Violation { rule, detail });
     if let Some(before) = before {
@@ -152,7 +152,7 @@ fn wrong_shard(before: Option<&ShardRow>, row: &ShardRow, state: &Metadata) -> V
 }
 
 /// Phases come in their order, unless the migration is put back, which counts.
-fn wrong_step(before: &MigrationRow, row: &MigrationRow) -> Option<Violation> {
+pub(super) fn wrong_step(before: &MigrationRow, row: &MigrationRow) -> Option<Violation> {
     let went_back = row.phase < before.phase;
     let skipped = matches!(
         (before.phase, row.phase),
@@ -167,7 +167,7 @@ fn wrong_step(before: &MigrationRow, row: &MigrationRow) -> Option<Violation> {
 }
 
 /// What the command that ends a migration leaves behind.
-fn wrong_end(watched: &Watched, row: &MigrationRow, state: &Metadata) -> Vec<Violation> {
+pub(super) fn wrong_end(watched: &Watched, row: &MigrationRow, state: &Metadata) -> Vec<Violation> {
     let mut wrong = Vec::new();
     let Some(shard) = state.shard(row.shard) else { return wrong };
     let mut say = |what: &str| {
@@ -208,7 +208,7 @@ fn wrong_end(watched: &Watched, row: &MigrationRow, state: &Metadata) -> Vec<Vio
     wrong
 }
 
-/// How many copies of each shard there are on disks.
+/// Which copies there are on disks.
 #[must_use]
 pub(super) fn copies_on_disks(cluster: &Cluster) -> BTreeMap<NodeId, BTreeSet<ShardId>> {
     let mut copies = BTreeMap::new();
