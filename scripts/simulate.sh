@@ -3,6 +3,7 @@
 #   scripts/simulate.sh --seeds N       the regression seeds and N fresh ones
 #   scripts/simulate.sh --minutes M     the same, for M minutes
 #   scripts/simulate.sh --seed S        one seed, twice, with all that is wrong (--print: each event)
+#   scripts/simulate.sh --table         migrations: each phase with each fault, as Markdown (--only TEXT, --every N: some of it)
 #   scripts/simulate.sh --model [...]   the protocol explored by the model checker (docs/model.md)
 #   scripts/simulate.sh --mutants       the simulation and the model checker against each deliberate breakage: a table
 set -euo pipefail

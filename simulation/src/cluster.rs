@@ -137,6 +137,21 @@ impl Cluster {
         lock(&self.data).len()
     }
 
+    /// Which of them has this name.
+    #[must_use]
+    pub fn data_at(&self, node: &NodeId) -> Option<usize> {
+        lock(&self.data).iter().position(|data| data.machine().node == *node)
+    }
+
+    /// Whoever leads in the highest term, and is not paused.
+    #[must_use]
+    pub fn leader(&self) -> Option<Arc<ControlNode>> {
+        let term = |node: &Arc<ControlNode>| Some(node.live()?.node.leadership().borrow().mine?.term);
+        let running = self.control().into_iter().filter(|node| !node.is_paused());
+        let leading = running.filter_map(|node| Some((term(&node)?, node)));
+        leading.max_by_key(|(term, _)| *term).map(|(_, node)| node)
+    }
+
     /// Does something with a data node.
     pub fn with_data<T>(&self, at: usize, act: impl FnOnce(&mut DataNode) -> T) -> Option<T> {
         lock(&self.data).get_mut(at).map(act)

@@ -123,14 +123,6 @@ impl Faults {
         self.cluster.world.chance.pick(&self.cluster.control()).cloned()
     }
 
-    /// Whoever leads in the highest term, and is not paused.
-    fn leader(&self) -> Option<Arc<ControlNode>> {
-        let term = |node: &Arc<ControlNode>| Some(node.live()?.node.leadership().borrow().mine?.term);
-        let running = self.cluster.control().into_iter().filter(|node| !node.is_paused());
-        let leading = running.filter_map(|node| Some((term(&node)?, node)));
-        leading.max_by_key(|(term, _)| *term).map(|(_, node)| node)
-    }
-
     fn any_data(&self) -> usize {
         usize::try_from(self.between(0, self.cluster.data_nodes().saturating_sub(1) as u64)).unwrap_or(0)
     }
@@ -144,7 +136,7 @@ impl Faults {
             FaultKind::ControlCrashAtDiskOp => self.crash_at_disk_op().await,
             FaultKind::PowerLossOfAll => self.power_loss_of_all().await,
             FaultKind::ControlPause => self.control_pause(self.any_control(), (50, 4_000)).await,
-            FaultKind::LeaderPause => self.control_pause(self.leader(), BEYOND_LEASES_MS).await,
+            FaultKind::LeaderPause => self.control_pause(self.cluster.leader(), BEYOND_LEASES_MS).await,
             FaultKind::ControlSlowDisk
             | FaultKind::ControlStalledDisk
             | FaultKind::ControlDiskError

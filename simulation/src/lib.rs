@@ -30,5 +30,6 @@ pub mod registers;
 pub mod run;
 pub mod serving;
 pub mod stats;
+pub mod table;
 pub mod trace;
 pub mod watcher;

@@ -6,6 +6,7 @@ use clap::Parser;
 use ruvector_cluster::client::clock::{Clock, SystemClock};
 use ruvector_cluster_simulation::campaign::{Campaign, campaign};
 use ruvector_cluster_simulation::run::run;
+use ruvector_cluster_simulation::table::{self, Cell};
 
 /// Seeds that found something once, on the build of that time, or meet something rare.
 const REGRESSIONS: &[u64] =
@@ -23,6 +24,15 @@ struct Options {
     /// Runs so many seeds.
     #[arg(long, conflicts_with = "minutes")]
     seeds: Option<u64>,
+    /// Runs the table of migrations: every phase with every fault. Prints it as Markdown, and what is wrong.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes"])]
+    table: bool,
+    /// With --table: only cells whose name has this in it.
+    #[arg(long)]
+    only: Option<String>,
+    /// With --table: only each so-manieth cell, beginning with one that --from chooses.
+    #[arg(long, default_value_t = 1)]
+    every: usize,
     /// Begins runs for so long.
     #[arg(long)]
     minutes: Option<u64>,
@@ -61,6 +71,9 @@ fn main() -> ExitCode {
         let (seeds, from) = (options.seeds.unwrap_or(40), options.from.unwrap_or(1));
         return mutated::run(name, seeds, from, options.jobs, options.without);
     }
+    if options.table {
+        return table(&options);
+    }
     if let Some(seed) = options.seed {
         return one(seed, options.print);
     }
@@ -86,6 +99,37 @@ fn main() -> ExitCode {
         println!("TOO LITTLE            {what}");
     }
     if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) }
+}
+
+/// Runs the cells that are asked for: all end as they may, or what is wrong is told.
+fn table(options: &Options) -> ExitCode {
+    let wanted = |cell: &Cell| options.only.as_ref().is_none_or(|part| cell.to_string().contains(part));
+    let (seed, every) = (options.from.unwrap_or(0), options.every.max(1));
+    let first = usize::try_from(seed % every as u64).unwrap_or(0);
+    let cells: Vec<Cell> = Cell::all().into_iter().filter(wanted).skip(first).step_by(every).collect();
+    if let ([cell], true) = (&cells[..], options.print) {
+        let report = table::run(*cell, seed, true);
+        println!("{report:#?}");
+        return if report.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let table = table::print::table(&cells, seed, options.jobs);
+    println!("{}", table.markdown());
+    let simulated_ms: u64 = table.reports.iter().map(|report| report.simulated_ms).sum();
+    let (simulated_s, took_s) = (simulated_ms / 1_000, table.took_ms / 1_000);
+    println!("{} cells, {simulated_s} s simulated in {took_s} s; --from {seed}", cells.len());
+    let mut wrong = 0;
+    for report in table.wrong() {
+        wrong += 1;
+        println!("WRONG                 {}: {:?}, trace {:016x}", report.cell, report.end, report.trace);
+        for violation in &report.violations {
+            println!("  {violation}");
+        }
+    }
+    if cells.is_empty() {
+        println!("TOO LITTLE            no cell is named so");
+        return ExitCode::from(3);
+    }
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs a seed twice: it must do the same.

@@ -5,6 +5,7 @@
 //! it has the effect it should. Links are directed, between names of processes.
 
 mod exchange;
+mod gate;
 mod stream;
 mod transport;
 
@@ -24,7 +25,10 @@ use crate::chance::Chance;
 use crate::host::Host;
 use crate::trace::Trace;
 
+use gate::{Gate, is_withheld};
+
 pub use exchange::NetExchange;
+pub use gate::{KeptReports, Withheld};
 pub use transport::NetTransport;
 
 /// How well the network works.
@@ -101,6 +105,7 @@ struct State {
     cut: BTreeSet<(String, String)>,
     /// By how much longer messages take than elsewhere, in microseconds.
     slow: BTreeMap<(String, String), u64>,
+    gate: Gate,
     counts: NetCounts,
 }
 
@@ -114,6 +119,7 @@ impl Net {
             services: BTreeMap::new(),
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
+            gate: Gate::open(),
             counts: NetCounts::default(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace }
@@ -149,6 +155,32 @@ impl Net {
         let mut state = self.state();
         state.cut.clear();
         state.slow.clear();
+    }
+
+    /// Withholds reports of data nodes from now on, or lets those that wait go on.
+    pub fn withhold(&self, rule: Option<Withheld>) {
+        self.state().gate.set(rule);
+    }
+
+    /// The requests with reports that were withheld so far.
+    #[must_use]
+    pub fn kept_reports(&self) -> Vec<KeptReports> {
+        self.state().gate.kept()
+    }
+
+    /// Waits as long as reports of this request are withheld.
+    async fn pass_gate(&self, path: &str, body: &bytes::Bytes) {
+        let mut rules = self.state().gate.rules();
+        loop {
+            let waits = is_withheld(rules.borrow_and_update().as_ref(), body);
+            if !waits {
+                return;
+            }
+            self.state().gate.keep(path, body);
+            if rules.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// What was done to messages so far.

@@ -11,6 +11,9 @@ use ruvector_cluster::metadata::{Changed, Envelope, Metadata, apply};
 
 use crate::control::hash_of;
 
+/// Is shown each state, in the order of revisions.
+pub type Onlooker = Arc<dyn Fn(&Metadata) + Send + Sync>;
+
 /// Clones share it.
 #[derive(Clone, Default)]
 pub struct Reference(Arc<Mutex<State>>);
@@ -20,6 +23,7 @@ struct State {
     metadata: Metadata,
     index: u64,
     watchable: Vec<Revision>,
+    onlooker: Option<Onlooker>,
 }
 
 impl Reference {
@@ -50,7 +54,15 @@ impl Reference {
         if !founds && applied.changes.iter().any(told) {
             state.watchable.push(revision);
         }
+        if let Some(onlooker) = state.onlooker.clone().filter(|_| revision > before) {
+            onlooker(&state.metadata);
+        }
         (revision > before).then(|| (revision.0, hash_of_state(&state.metadata)))
+    }
+
+    /// Shows each state from now on, at the moment when the first control node has applied what made it.
+    pub fn show(&self, onlooker: Onlooker) {
+        self.state().onlooker = Some(onlooker);
     }
 
     /// A restored cluster goes on from `metadata`.

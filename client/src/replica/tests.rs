@@ -535,6 +535,45 @@ fn a_target_that_restarts_while_copying_begins_again() {
     assert_eq!(world.contents().len(), 1);
 }
 
+/// Its primary still requires it then, and so lets it follow instead of filling it: the migration waited for a stream until it was
+/// aborted for want of progress.
+#[test]
+fn a_target_that_restarts_while_its_admission_is_under_way_is_admitted_in_its_next_run() {
+    let mut world = opened(4, 3);
+    let (n1, n4) = (node("n1"), node("n4"));
+    for i in 0..5 {
+        world.put(&n1, &format!("k{i}"), "v");
+        world.run(0);
+    }
+    world.coordinator.migrate(MigrationKind::Add, &n4, None);
+    let is_admission =
+        |message: &Message| matches!(message, Message::Report { body, .. } if body.in_sync_set.is_some());
+    let pass = |world: &mut World| {
+        while let Some(at) = world.messages.iter().position(|message| !is_admission(message)) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+        world.names().iter().for_each(|name| world.install(name));
+        world.names().iter().for_each(|name| world.complete_store(name));
+        world.names().iter().for_each(|name| world.heartbeat(name));
+        world.tick(10);
+    };
+    for _ in 0..500 {
+        pass(&mut world);
+        if world.messages.iter().any(is_admission) {
+            break;
+        }
+    }
+    assert!(world.messages.iter().any(is_admission));
+    world.crash(&n4, 0);
+    world.restart(&n4);
+    (0..50).for_each(|_| pass(&mut world));
+    world.run(3_000);
+    assert!(world.coordinator.migration.is_none());
+    assert!(world.coordinator.in_sync.contains(&n4));
+    assert_eq!(world.contents().len(), 1);
+}
+
 #[test]
 fn a_missing_copy_is_reported_lost_and_not_made_anew() {
     let mut world = opened(3, 3);

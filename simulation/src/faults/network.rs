@@ -26,7 +26,7 @@ impl Faults {
 
     /// Clients reach both sides: whoever is asked on the leader's may answer only as long as its lease runs.
     pub(super) async fn depose_leader(&self) -> bool {
-        let Some(leader) = self.leader() else { return false };
+        let Some(leader) = self.cluster.leader() else { return false };
         let chance = &self.cluster.world.chance;
         let data = self.cluster.data_names();
         let mut side: BTreeSet<String> = data.iter().filter(|_| chance.per_mille(300)).cloned().collect();

@@ -11,8 +11,11 @@ use super::tx::{About, Tx, cut};
 use crate::metadata::migration::MigrationRow;
 use crate::metadata::shard::ShardRow;
 
-/// A migration put back to `preparing` more often than this is aborted.
-const MAX_ATTEMPTS: u32 = 64;
+/// A migration put back to `preparing` more often than this is aborted. Each time its phase has all its time again, so where
+/// parties fail faster than phases time out, nothing else would free its slot. A rolling restart of all parties is 3, and a target
+/// that is slower than the writes gets further each time, since equal chunks are not sent again; who is not through after 16 gets
+/// a pause, which the coordinator makes longer with each failure.
+const MAX_ATTEMPTS: u32 = 16;
 
 impl ShardRow {
     pub(super) fn raise_epoch(&mut self) {
@@ -143,20 +146,23 @@ impl Tx<'_> {
     /// What both sides agreed on no longer holds: a migration that has begun starts again with `preparing`, under the shard's
     /// epoch; a queued one takes the epoch.
     pub(super) fn put_back(&mut self, shard: &mut ShardRow, mut migration: MigrationRow, why: &str) {
-        migration.epoch = shard.epoch;
+        let epoch = std::mem::replace(&mut migration.epoch, shard.epoch);
         match migration.phase {
             Phase::Preparing | Phase::Copying | Phase::Admitting => {
                 if migration.attempts >= MAX_ATTEMPTS {
                     return self.abort(shard, migration, &format!("put back too often, lastly: {why}"));
                 }
-                let ready = migration.target_ready || migration.primary_ready;
-                let moved_on = ready || migration.phase != Phase::Preparing;
                 let target = migration.to.as_ref().and_then(|to| self.state.node(to));
-                migration.target_incarnation = target.map(|node| node.incarnation);
+                let run = target.map(|node| node.incarnation);
+                let ready = migration.target_ready || migration.primary_ready;
+                let restarted = epoch != shard.epoch || migration.target_incarnation != run;
+                // What is told again while nothing has moved on changes nothing.
+                let counts = ready || restarted || migration.phase != Phase::Preparing;
+                migration.target_incarnation = run;
                 migration.phase = Phase::Preparing;
                 migration.target_ready = false;
                 migration.primary_ready = false;
-                migration.attempts += u32::from(moved_on);
+                migration.attempts += u32::from(counts);
                 migration.error = Some(cut(why.to_owned()));
             }
             Phase::Queued | Phase::HandingOver | Phase::Done | Phase::Aborted => {}
