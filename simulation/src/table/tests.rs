@@ -48,7 +48,6 @@ fn shard(epoch: u64, primary: &str) -> ShardRow {
 #[test]
 fn every_cell_has_its_place_and_its_right_ends() {
     let cells = Cell::all();
-    assert!(cells.is_sorted());
     assert_eq!(cells.len(), 526);
     for fault in Fault::ALL {
         assert!(cells.iter().any(|cell| cell.fault == *fault), "{fault:?}");
