@@ -14,7 +14,7 @@ mod poll;
 mod sse;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 

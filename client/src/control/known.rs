@@ -195,3 +195,52 @@ fn base_url(addr: &str) -> Arc<str> {
     let addr = addr.trim_end_matches('/');
     if addr.contains("://") { addr.into() } else { format!("http://{addr}").into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn known() -> Known {
+        Known::new(&["h:1".to_owned(), "http://h:2/".to_owned()]).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_are_due_at_first_then_now_and_then_and_sooner_when_something_failed() {
+        let known = known();
+        assert!(known.is_due(60_000));
+        drop(known.begin_looking().unwrap());
+        assert!(!known.is_due(60_000) && known.begin_looking().is_none());
+        known.failed(1);
+        assert!(!known.is_due(60_000), "it was just asked");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(known.is_due(60_000));
+        let looking = known.begin_looking().unwrap();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(known.begin_looking().is_none(), "one looks at a time");
+        drop(looking);
+        assert!(known.begin_looking().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_round_asks_everybody_once_and_makes_one_detour() {
+        let known = known();
+        assert_eq!(known.led_by("http://h:3"), Some(2));
+        let mut round = known.round(&Call::get("/v1/x").at(1));
+        assert_eq!(round.next(), Some(1));
+        round.redirect(2);
+        assert_eq!((round.next(), round.next()), (Some(2), Some(2)));
+        round.redirect(1);
+        assert_eq!((round.next(), round.next()), (Some(0), None), "no second detour");
+    }
+
+    #[tokio::test]
+    async fn what_control_nodes_say_of_leaders_does_not_grow_the_list_for_ever() {
+        let known = known();
+        for port in 0..1_000 {
+            known.led_by(&format!("http://h:{port}"));
+        }
+        assert_eq!(known.count(), 2 + MAX_LEARNED);
+    }
+}

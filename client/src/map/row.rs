@@ -48,8 +48,23 @@ pub(super) struct Head {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
-    head: Head,
+    epoch: Epoch,
     inline: [Seat; INLINE],
+    seats: u8,
+    full: u8,
+    has_primary: bool,
+}
+
+impl Row {
+    fn new(head: Head) -> Self {
+        let Head { epoch, seats, full, has_primary } = head;
+        Self { epoch, inline: [Seat::default(); INLINE], seats, full, has_primary }
+    }
+
+    fn head(&self) -> Head {
+        let Self { epoch, seats, full, has_primary, inline: _ } = *self;
+        Head { epoch, seats, full, has_primary }
+    }
 }
 
 /// The rows of some consecutive shards.
@@ -68,17 +83,17 @@ impl Chunk {
 
     fn get(&self, at: usize) -> Option<(Head, &[Seat])> {
         let row = self.rows.get(at)?;
-        let count = usize::from(row.head.seats);
+        let count = usize::from(row.seats);
         if count <= INLINE {
-            return Some((row.head, &row.inline[..count]));
+            return Some((row.head(), &row.inline[..count]));
         }
         let wide = self.wide.binary_search_by_key(&at, |(row, _)| *row).ok()?;
-        Some((row.head, &self.wide[wide].1))
+        Some((row.head(), &self.wide[wide].1))
     }
 
     fn set(&mut self, at: usize, head: Head, seats: &[Seat]) {
         let Some(row) = self.rows.get_mut(at) else { return };
-        *row = Row { head, inline: [Seat::default(); INLINE] };
+        *row = Row::new(head);
         let wide = self.wide.binary_search_by_key(&at, |(row, _)| *row);
         if seats.len() <= INLINE {
             row.inline[..seats.len()].copy_from_slice(seats);
