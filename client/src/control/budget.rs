@@ -87,7 +87,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn repetitions_are_a_part_of_the_calls_and_some_a_second() {
         let tokens = Tokens::new(RetryBudget { percent: 20, per_s: 2, most: 10 });
-        let mut taken = || std::iter::from_fn(|| tokens.again().then_some(())).take(1_000).count();
+        let taken = || std::iter::from_fn(|| tokens.again().then_some(())).take(1_000).count();
         assert_eq!(taken(), 10, "what is saved up at the start");
         for _ in 0..25 {
             assert!(tokens.first());

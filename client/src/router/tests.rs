@@ -6,7 +6,7 @@ use super::*;
 use crate::control::ControlOptions;
 use crate::control::scripted::{Asked, Say, Scripted, problem};
 use crate::map::Way;
-use crate::watch::tests::{changes, map_at};
+use crate::watch::tests::{Streams, changes, map_at};
 
 /// A router whose stream never tells anything.
 async fn router_at(node: &Scripted) -> Router {
@@ -23,10 +23,11 @@ fn asked_for_changes(node: &Scripted) -> usize {
     node.asked_for("/v1/watch").iter().filter(|asked| !asked.wants_stream()).count()
 }
 
-fn silent_stream(asked: &Asked) -> Option<Say> {
+/// What else is asked than for changes; streams are open and say nothing.
+fn silent_stream(streams: &Streams, asked: &Asked) -> Option<Say> {
     match asked.path() {
         "/v1/map" => Some(Say::Json(200, map_at(1, 10))),
-        "/v1/watch" if asked.wants_stream() => Some(Say::Silence),
+        "/v1/watch" if asked.wants_stream() => Some(streams.open(asked)),
         "/v1/watch" => None,
         _ => Some(problem(404, "not_found")),
     }
@@ -35,8 +36,9 @@ fn silent_stream(asked: &Asked) -> Option<Say> {
 #[tokio::test]
 async fn many_who_were_refused_cause_one_request_and_are_all_woken_by_it() {
     let (tell, told) = tokio::sync::watch::channel(false);
+    let streams = Streams::default();
     let node = Scripted::start(move |asked| {
-        silent_stream(asked).unwrap_or_else(|| Say::When(told.clone(), Box::new(changes(11))))
+        silent_stream(&streams, asked).unwrap_or_else(|| Say::When(told.clone(), Box::new(changes(11))))
     })
     .await;
     let router = router_at(&node).await;
@@ -61,7 +63,8 @@ async fn many_who_were_refused_cause_one_request_and_are_all_woken_by_it() {
 
 #[tokio::test]
 async fn a_refresh_is_bounded_and_says_that_it_brought_nothing() {
-    let node = Scripted::start(|asked| silent_stream(asked).unwrap_or(Say::Silence)).await;
+    let streams = Streams::default();
+    let node = Scripted::start(move |asked| silent_stream(&streams, asked).unwrap_or(Say::Silence)).await;
     let router = router_at(&node).await;
     assert!(!router.refresh(Some(Revision(10)), 100).await);
     assert!(!router.newer_than(Some(Revision(10)), 10).await);
@@ -70,8 +73,9 @@ async fn a_refresh_is_bounded_and_says_that_it_brought_nothing() {
 #[tokio::test]
 async fn a_refresh_that_fails_is_tried_again_while_somebody_waits() {
     let count = AtomicU32::new(0);
+    let streams = Streams::default();
     let node = Scripted::start(move |asked| {
-        silent_stream(asked).unwrap_or_else(|| match count.fetch_add(1, Ordering::Relaxed) {
+        silent_stream(&streams, asked).unwrap_or_else(|| match count.fetch_add(1, Ordering::Relaxed) {
             0 => problem(403, "forbidden"),
             1 => Say::Json(200, r#"{"revision":9,"events":[]}"#.to_owned()),
             _ => changes(11),
@@ -85,7 +89,9 @@ async fn a_refresh_that_fails_is_tried_again_while_somebody_waits() {
 
 #[tokio::test]
 async fn nobody_is_asked_where_nobody_wants_a_newer_map() {
-    let node = Scripted::start(|asked| silent_stream(asked).unwrap_or_else(|| changes(11))).await;
+    let streams = Streams::default();
+    let node =
+        Scripted::start(move |asked| silent_stream(&streams, asked).unwrap_or_else(|| changes(11))).await;
     let router = router_at(&node).await;
     assert!(!router.newer_than(Some(Revision(10)), 50).await);
     assert!(router.refresh(Some(Revision(9)), 50).await);

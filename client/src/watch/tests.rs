@@ -46,10 +46,10 @@ fn bookmark(revision: u64) -> String {
 
 /// Streams that a test feeds: each that was opened, with what it was asked.
 #[derive(Clone, Default)]
-struct Streams(Arc<Mutex<Vec<(String, UnboundedSender<String>)>>>);
+pub(crate) struct Streams(Arc<Mutex<Vec<(String, UnboundedSender<String>)>>>);
 
 impl Streams {
-    fn open(&self, asked: &Asked) -> Say {
+    pub(crate) fn open(&self, asked: &Asked) -> Say {
         let (sender, pieces) = unbounded_channel();
         self.0.lock().unwrap().push((asked.target.clone(), sender));
         Say::Stream(pieces)
