@@ -86,30 +86,17 @@ fn keys() -> Vec<String> {
 
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size() as u64
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
 }
 
-/// Hands back what the allocator holds, by leaving it no small free pieces to speak of: the map is built in a process of its own.
-fn print_memory(shards: usize, nodes: usize) {
-    // What is measured is the growth by the packed map alone: the wire map is built before, and kept.
+fn print_from_wire(shards: usize, nodes: usize) {
     let wire = wire_map(shards, nodes);
-    let copy = wire.clone();
-    let before = resident();
     let begun = Instant::now();
-    let map = CompactMap::from_wire(copy);
-    let took = begun.elapsed();
-    // `from_wire` frees the copy, whose pages may stay: so this is measured again without, below.
-    black_box(&map);
-    let (after, computed) = (resident(), map.bytes());
-    println!("from_wire of {shards} shards: {:.0} ms", took.as_secs_f64() * 1e3);
-    println!("map, computed: {:.1} MiB", mib(computed as u64));
-    println!(
-        "resident while building it: {:+.1} MiB (the wire form's pages are reused)",
-        mib(after) - mib(before)
-    );
-    drop(wire);
+    let map = CompactMap::from_wire(wire);
+    println!("from_wire of {shards} shards: {:.0} ms", begun.elapsed().as_secs_f64() * 1e3);
+    println!("map, computed: {:.1} MiB", mib(map.bytes() as u64));
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -218,7 +205,7 @@ fn main() {
     let own = std::env::current_exe().unwrap();
     let sizes = ["--shards", &shards.to_string(), "--nodes", &nodes.to_string()].map(str::to_owned);
     std::process::Command::new(own).arg("--resident").args(sizes).status().unwrap();
-    print_memory(shards, nodes);
+    print_from_wire(shards, nodes);
 
     let (cache, keys) = (MapCache::new(), keys());
     cache.install(wire_map(shards, nodes));

@@ -217,6 +217,7 @@ async fn whoever_does_not_lead_names_the_leader_and_that_is_asked_next() {
 async fn a_used_up_budget_ends_calls_and_never_holds_back_what_a_lease_hangs_on() {
     let node = Scripted::start(|_| problem(503, "no_leader")).await;
     let mut options = ControlOptions::new(vec![node.addr.to_string()]);
+    (options.attempt_timeout_ms, options.deadline_ms) = (200, 1_000);
     options.retries = RetryBudget { percent: 0, per_s: 0, most: 2 };
     let client = ControlClient::new(options).unwrap();
     let error = client.send::<u64>(&Call::get("/v1/x")).await.unwrap_err();

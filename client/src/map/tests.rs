@@ -240,7 +240,7 @@ fn some_row() -> impl Strategy<Value = MapShard> {
         let mut ids = ids;
         ids.sort();
         ids.dedup();
-        let mut in_sync: Vec<NodeId> = ids.iter().cloned().collect();
+        let mut in_sync: Vec<NodeId> = ids.to_vec();
         let mut at = 0;
         in_sync.retain(|_| {
             at += 1;

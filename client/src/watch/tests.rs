@@ -46,7 +46,10 @@ fn bookmark(revision: u64) -> String {
 
 /// Streams that a test feeds: each that was opened, with what it was asked.
 #[derive(Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<Vec<(String, UnboundedSender<String>)>>>);
+pub(crate) struct Streams(Arc<Mutex<Vec<Opened>>>);
+
+/// What was asked, and what to say.
+type Opened = (String, UnboundedSender<String>);
 
 impl Streams {
     pub(crate) fn open(&self, asked: &Asked) -> Say {
