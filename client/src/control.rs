@@ -1,42 +1,50 @@
 //! The HTTP client to the control nodes.
 //!
 //! Any control node answers anything, so a request that one of them can't answer now (it is unreachable, silent, or
-//! has no leader) goes to the next one. Everything is bounded: an attempt by `attempt_timeout_ms`, a call with all its
-//! attempts by `deadline_ms`; between two rounds over all control nodes the client waits, longer each time, with jitter,
-//! and no shorter than a `Retry-After` says.
+//! has no leader) goes to the next one. Who they are is learned from themselves, beginning with the seeds, which are
+//! never forgotten; writes go to the leader first where that is known. Everything is bounded: an attempt by
+//! `attempt_timeout_ms`, a call with all its attempts by `deadline_ms`, and all calls' repetitions together by a budget, so
+//! that many clients don't keep down what is down. Between two rounds over all control nodes the client waits, longer each
+//! time, with full jitter, and no shorter than a `Retry-After` says.
 //!
 //! Invariants: every attempt of one write carries the same `Idempotency-Key`, so a repeated write takes effect once,
 //! also after a 504 (`outcome_unknown`). A refusal that repeating can't change is returned at once, as [`Problem`].
-//! Caveat: a call that ends with [`ControlError::Unavailable`] may have taken effect.
+//! What a lease hangs on (registering, heartbeats, assignments) is [urgent](Call::urgent): no budget holds it back, since
+//! its own pace bounds it, and a data node that falls silent because others repeat too much would be taken for dead.
+//! Caveats: a call that ends with [`ControlError::Unavailable`] or [`ControlError::RetriesExhausted`] may have taken
+//! effect. A control node's index may come to mean another one when members change; it only says whom to ask first.
 
 mod backoff;
+mod budget;
 mod call;
+mod calls;
 mod exchange;
+mod judge;
+mod known;
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, StatusCode, header};
+use http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::chance;
-use crate::ids::{NodeId, Revision};
-use crate::wire::{
-    AssignmentsResponse, HeartbeatRequest, HeartbeatResponse, Problem, RegisterRequest, ReportsRequest,
-    ShardMap,
-};
+use crate::wire::Problem;
 
 pub use backoff::Backoff;
+pub use budget::RetryBudget;
+use budget::Tokens;
 pub use call::Call;
+pub use calls::{Changed, StaleReads};
 use exchange::Http;
 pub(crate) use exchange::read_body;
 pub use exchange::{Body, Exchange, ExchangeError};
+use judge::{Attempt, Raw, judge};
+use known::Known;
 
 /// The largest answer that is read, in bytes: a map of 100,000 shards has about 15 MB.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
@@ -44,18 +52,21 @@ const MAX_ANSWER_BYTES: u64 = 256 << 20;
 /// How a [`ControlClient`] tries.
 #[derive(Clone, Debug)]
 pub struct ControlOptions {
-    /// `host:port` of control nodes, at least one.
+    /// `host:port` of control nodes, at least one; others are learned from them.
     pub coordinators: Vec<String>,
     /// An attempt at one control node that takes longer is given up.
     pub attempt_timeout_ms: u64,
     /// A call that takes longer, all its attempts included, is given up.
     pub deadline_ms: u64,
+    /// How much may be repeated.
+    pub retries: RetryBudget,
 }
 
 impl ControlOptions {
     /// The defaults for these control nodes: 2 s an attempt, 15 s a call.
     pub fn new(coordinators: Vec<String>) -> Self {
-        Self { coordinators, attempt_timeout_ms: 2_000, deadline_ms: 15_000 }
+        let retries = RetryBudget::default();
+        Self { coordinators, attempt_timeout_ms: 2_000, deadline_ms: 15_000, retries }
     }
 }
 
@@ -87,6 +98,16 @@ pub enum ControlError {
         /// What the last attempt met.
         last: String,
     },
+    /// The call was not repeated, since too much is being repeated already. The request may have taken effect.
+    #[error(
+        "not tried again after {tries} attempts, as the budget for repeating is used up; the last attempt: {last}"
+    )]
+    RetriesExhausted {
+        /// Attempts made.
+        tries: u32,
+        /// What the last attempt met.
+        last: String,
+    },
 }
 
 impl ControlError {
@@ -94,7 +115,11 @@ impl ControlError {
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused(problem) => Some(problem.status),
-            Self::NoCoordinators | Self::Setup(_) | Self::Malformed { .. } | Self::Unavailable { .. } => None,
+            Self::NoCoordinators
+            | Self::Setup(_)
+            | Self::Malformed { .. }
+            | Self::Unavailable { .. }
+            | Self::RetriesExhausted { .. } => None,
         }
     }
 
@@ -102,7 +127,11 @@ impl ControlError {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(problem) => Some(&problem.code),
-            Self::NoCoordinators | Self::Setup(_) | Self::Malformed { .. } | Self::Unavailable { .. } => None,
+            Self::NoCoordinators
+            | Self::Setup(_)
+            | Self::Malformed { .. }
+            | Self::Unavailable { .. }
+            | Self::RetriesExhausted { .. } => None,
         }
     }
 }
@@ -125,19 +154,8 @@ pub struct ControlClient {
 struct Inner {
     http: Arc<dyn Exchange>,
     options: ControlOptions,
-    /// Who answered last is asked first.
-    preferred: AtomicUsize,
-}
-
-/// What one attempt came to.
-enum Attempt {
-    Answer(bytes::Bytes),
-    /// Another control node may answer.
-    Elsewhere {
-        why: String,
-        retry_after_ms: u64,
-    },
-    Refused(Box<Problem>),
+    known: Known,
+    retries: Tokens,
 }
 
 impl ControlClient {
@@ -159,30 +177,29 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError::NoCoordinators`].
     pub fn over(options: ControlOptions, http: Arc<dyn Exchange>) -> Result<Self, ControlError> {
-        if options.coordinators.is_empty() {
-            return Err(ControlError::NoCoordinators);
-        }
-        // Nodes that start together should not all ask the same control node.
-        let last = options.coordinators.len() as u64 - 1;
-        let first = usize::try_from(chance::in_range(0..=last)).unwrap_or(0);
-        Ok(Self { inner: Arc::new(Inner { http, options, preferred: AtomicUsize::new(first) }) })
+        let known = Known::new(&options.coordinators).ok_or(ControlError::NoCoordinators)?;
+        let retries = Tokens::new(options.retries);
+        Ok(Self { inner: Arc::new(Inner { http, options, known, retries }) })
     }
 
     /// The base URL of a control node by its index, which wraps around.
     pub fn url_of(&self, coordinator: usize) -> String {
-        let all = &self.inner.options.coordinators;
-        let addr = &all[coordinator % all.len()];
-        if addr.contains("://") { addr.trim_end_matches('/').to_owned() } else { format!("http://{addr}") }
+        self.inner.known.url_of(coordinator)
     }
 
-    /// How many control nodes are known.
+    /// How many control nodes are known, seeds included.
     pub fn coordinators(&self) -> usize {
-        self.inner.options.coordinators.len()
+        self.inner.known.count()
     }
 
     /// The control node that answered last.
     pub fn preferred(&self) -> usize {
-        self.inner.preferred.load(Ordering::Relaxed)
+        self.inner.known.preferred()
+    }
+
+    /// The base URL of the control node that leads, where that is known.
+    pub fn leader(&self) -> Option<String> {
+        self.inner.known.leader_url()
     }
 
     /// Sends `call` until a control node gives a final answer, and reads that as JSON.
@@ -190,48 +207,60 @@ impl ControlClient {
     /// # Errors
     /// As [`ControlError`] says.
     pub async fn send<T: DeserializeOwned>(&self, call: &Call) -> Result<Answered<T>, ControlError> {
-        let (body, by) = self.send_raw(call).await?;
-        let body = serde_json::from_slice(&body)
-            .map_err(|e| ControlError::Malformed { url: self.url_of(by), why: e.to_string() })?;
-        Ok(Answered { body, by })
+        let (raw, by) = self.send_raw(call).await?;
+        Ok(Answered { body: self.parse(&raw.body, by)?, by })
     }
 
-    async fn send_raw(&self, call: &Call) -> Result<(bytes::Bytes, usize), ControlError> {
-        let options = &self.inner.options;
-        let deadline_ms = call.deadline_ms.unwrap_or(options.deadline_ms);
+    fn parse<T: DeserializeOwned>(&self, body: &[u8], by: usize) -> Result<T, ControlError> {
+        serde_json::from_slice(body)
+            .map_err(|e| ControlError::Malformed { url: self.url_of(by), why: e.to_string() })
+    }
+
+    async fn send_raw(&self, call: &Call) -> Result<(Raw, usize), ControlError> {
+        let inner = &self.inner;
+        let deadline_ms = call.deadline_ms.unwrap_or(inner.options.deadline_ms);
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(deadline_ms);
-        let first = call.first.unwrap_or_else(|| self.preferred());
         let mut backoff = Backoff::new(50, 2_000);
         let mut last = String::from("none was made");
-        let (mut tries, mut retry_after_ms) = (0_usize, 0_u64);
+        let mut tries = 0_u32;
         while Instant::now() < deadline {
-            let by = (first + tries) % options.coordinators.len();
-            let attempt_ms = call.attempt_timeout_ms.unwrap_or(options.attempt_timeout_ms);
-            let until = deadline.min(Instant::now() + Duration::from_millis(attempt_ms));
-            match self.attempt(call, by, until).await {
-                Attempt::Answer(body) => {
-                    self.inner.preferred.store(by, Ordering::Relaxed);
-                    return Ok((body, by));
+            let (mut retry_after_ms, mut spoke) = (0_u64, None);
+            let mut round = inner.known.round(call);
+            while let Some(by) = round.next().filter(|_| Instant::now() < deadline) {
+                if !call.urgent && !if tries == 0 { inner.retries.first() } else { inner.retries.again() } {
+                    return Err(ControlError::RetriesExhausted { tries, last });
                 }
-                Attempt::Refused(problem) => return Err(ControlError::Refused(problem)),
-                Attempt::Elsewhere { why, retry_after_ms: wait } => {
-                    tracing::debug!(
-                        url = self.url_of(by),
-                        path = call.path,
-                        why,
-                        "trying the next control node"
-                    );
-                    last = format!("{}: {why}", self.url_of(by));
-                    retry_after_ms = retry_after_ms.max(wait);
+                tries += 1;
+                match self.attempt(call, by, deadline).await {
+                    Attempt::Answer(raw) => {
+                        inner.known.answered(by);
+                        return Ok((raw, by));
+                    }
+                    Attempt::Refused(problem) => return Err(ControlError::Refused(problem)),
+                    Attempt::Elsewhere { why, retry_after_ms: wait, leader_url } => {
+                        last = format!("{}: {why}", self.url_of(by));
+                        tracing::debug!(last, path = call.path, "trying the next control node");
+                        retry_after_ms = retry_after_ms.max(wait);
+                        inner.known.failed(by);
+                        if let Some(leader) = leader_url.and_then(|url| inner.known.led_by(&url)) {
+                            round.redirect(leader);
+                        }
+                        spoke = spoke.or(Some(by));
+                    }
+                    Attempt::Silent { why } => {
+                        last = format!("{}: {why}", self.url_of(by));
+                        tracing::debug!(last, path = call.path, "trying the next control node");
+                        inner.known.failed(by);
+                    }
                 }
             }
-            tries += 1;
-            if tries % options.coordinators.len() == 0 {
-                let wait = Duration::from_millis(backoff.next_ms().max(retry_after_ms));
-                retry_after_ms = 0;
-                tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
+            if let Some(by) = spoke.filter(|_| !call.urgent) {
+                // Whoever speaks without being able to answer may know who can.
+                self.look_for_members(by, deadline).await;
             }
+            let wait = Duration::from_millis(backoff.next_ms().saturating_add(retry_after_ms));
+            tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
         }
         Err(ControlError::Unavailable { waited_ms: millis(begun.elapsed()), last })
     }
@@ -240,11 +269,12 @@ impl ControlClient {
         format!("{}{}", self.url_of(by), call.target())
     }
 
-    async fn attempt(&self, call: &Call, by: usize, until: Instant) -> Attempt {
-        let elsewhere = |why: String| Attempt::Elsewhere { why, retry_after_ms: 0 };
+    async fn attempt(&self, call: &Call, by: usize, deadline: Instant) -> Attempt {
+        let attempt_ms = call.attempt_timeout_ms.unwrap_or(self.inner.options.attempt_timeout_ms);
+        let until = deadline.min(Instant::now() + Duration::from_millis(attempt_ms));
         match tokio::time::timeout_at(until, self.exchange(call, by)).await {
-            Err(_) => elsewhere("no answer in time".to_owned()),
-            Ok(Err(error)) => elsewhere(error.to_string()),
+            Err(_) => Attempt::Silent { why: "no answer in time".to_owned() },
+            Ok(Err(error)) => Attempt::Silent { why: error.to_string() },
             Ok(Ok(attempt)) => attempt,
         }
     }
@@ -257,10 +287,14 @@ impl ControlClient {
         if let Some(key) = &call.key {
             request = request.header("Idempotency-Key", key);
         }
+        if let Some(tag) = &call.if_none_match {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        request = request.header(header::ACCEPT, "application/json");
         let (parts, body) = self.open(request, call.body.clone().unwrap_or_default()).await?.into_parts();
         let body = read_body(body, MAX_ANSWER_BYTES).await?;
-        if parts.status.is_success() {
-            return Ok(Attempt::Answer(body));
+        if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
+            return Ok(Attempt::Answer(Raw::new(&parts, body)));
         }
         Ok(judge(parts.status, &parts.headers, &body))
     }
@@ -297,112 +331,12 @@ impl ControlClient {
         let body = reading.await.ok().and_then(Result::ok).unwrap_or_default();
         match judge(parts.status, &parts.headers, &body) {
             Attempt::Refused(problem) => Err(ControlError::Refused(problem)),
-            Attempt::Elsewhere { why, .. } => Err(unavailable(format!("{url}: {why}"))),
+            Attempt::Elsewhere { why, .. } | Attempt::Silent { why } => {
+                Err(unavailable(format!("{url}: {why}")))
+            }
             Attempt::Answer(..) => Err(unavailable(format!("{url}: {}", parts.status))),
         }
     }
-}
-
-/// The calls of a data node.
-impl ControlClient {
-    /// `PUT /v1/nodes/{id}`, to be sent by [`ControlClient::send`]; repeated as it is, it takes effect once, and gets the answer
-    /// that it got. 409 `node_alive` and `last_copy` are refusals.
-    ///
-    /// # Errors
-    /// [`ControlError::Malformed`].
-    pub fn registration(node: &NodeId, request: &RegisterRequest) -> Result<Call, ControlError> {
-        Call::write(Method::PUT, format!("/v1/nodes/{node}"), request)
-    }
-
-    /// `POST /v1/nodes/{id}/heartbeat`, with its own bounds.
-    ///
-    /// # Errors
-    /// As [`ControlError`] says; 404 and 409 `stale_incarnation` mean: register again.
-    pub async fn heartbeat(
-        &self,
-        node: &NodeId,
-        request: &HeartbeatRequest,
-        attempt_timeout_ms: u64,
-        deadline_ms: u64,
-    ) -> Result<Answered<HeartbeatResponse>, ControlError> {
-        let call = Call::write(Method::POST, format!("/v1/nodes/{node}/heartbeat"), request)?;
-        self.send(&call.unkeyed().within(attempt_timeout_ms, deadline_ms)).await
-    }
-
-    /// `GET /v1/nodes/{id}/assignments`, as a delta where that is known; `at` says whom to ask first.
-    ///
-    /// # Errors
-    /// As [`ControlError`] says; 410 `compacted` means: ask with `since` 0.
-    pub async fn assignments(
-        &self,
-        node: &NodeId,
-        since: Revision,
-        wait_ms: u64,
-        at: Option<usize>,
-    ) -> Result<Answered<AssignmentsResponse>, ControlError> {
-        let timeout_ms = wait_ms.saturating_add(self.inner.options.attempt_timeout_ms);
-        let mut call = Call::get(format!("/v1/nodes/{node}/assignments"))
-            .query("since", since)
-            .query("wait_ms", wait_ms)
-            .within(timeout_ms, timeout_ms.saturating_add(self.inner.options.deadline_ms));
-        if since > Revision(0) {
-            call = call.query("delta", true);
-        }
-        call.first = at;
-        self.send(&call).await
-    }
-
-    /// `POST /v1/nodes/{id}/reports`, to be sent by [`ControlClient::send`] until it is answered: repeated as it is, it
-    /// takes effect once.
-    ///
-    /// # Errors
-    /// [`ControlError::Malformed`].
-    pub fn reports(node: &NodeId, request: &ReportsRequest) -> Result<Call, ControlError> {
-        Call::write(Method::POST, format!("/v1/nodes/{node}/reports"), request)
-    }
-
-    /// `GET /v1/map`. With [`StaleReads::Allowed`] any control node answers from what it has, also without a quorum.
-    ///
-    /// # Errors
-    /// As [`ControlError`] says.
-    pub async fn map(&self, stale: StaleReads) -> Result<ShardMap, ControlError> {
-        let mut call = Call::get("/v1/map");
-        if stale == StaleReads::Allowed {
-            call = call.query("consistency", "stale");
-        }
-        Ok(self.send(&call).await?.body)
-    }
-}
-
-/// Whether a read may be answered from what one control node has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StaleReads {
-    /// At once, from the published state of whoever is asked.
-    Allowed,
-    /// Linearizable.
-    Refused,
-}
-
-/// What an answer that is no success means.
-fn judge(status: StatusCode, headers: &header::HeaderMap, body: &[u8]) -> Attempt {
-    let problem = serde_json::from_slice::<Problem>(body).unwrap_or_else(|_| Problem {
-        r#type: "about:blank".to_owned(),
-        title: status.canonical_reason().unwrap_or("").to_owned(),
-        status: status.as_u16(),
-        detail: String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),
-        code: "unknown".to_owned(),
-        retryable: false,
-        leader_url: None,
-        request_id: String::new(),
-    });
-    if !matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500..=599) {
-        return Attempt::Refused(Box::new(problem));
-    }
-    let seconds =
-        headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    // Bounded, so that one odd answer can't put a data node to sleep for longer than its lease.
-    let retry_after_ms = seconds.unwrap_or(0).saturating_mul(1_000).min(5_000);
-    Attempt::Elsewhere { why: format!("{status} {}: {}", problem.code, problem.detail), retry_after_ms }
 }
 
 /// An error with its causes, in one line.

@@ -1,31 +1,58 @@
 //! The shard map as a client holds it: one immutable map, replaced whole, never by an older one.
 //!
-//! Invariant: (generation, revision) of the held map never falls. A change event is applied to a copy, so that whoever
-//! holds a map sees one state.
+//! Readers take the map as it is by an atomic pointer: they wait for nobody, and nobody waits for them. Whoever changes it
+//! makes a new one, which shares with the old one what did not change, and puts it in place.
+//!
+//! Invariants: (generation, revision) of the held map never falls. A change event is applied to a copy, so that whoever
+//! holds a map sees one state. A key is routed without a lock and without allocation, the first time in a thread apart.
 //! Caveat: the map may be behind the cluster; the epoch that goes with each data request makes that harmless.
 
+mod compact;
+mod freshness;
+mod places;
+mod row;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::hashing;
-use crate::ids::{NodeId, Revision, ShardId};
-use crate::wire::{
-    MapNode, MapShard, Node, NodeStatus, Route, RouteNode, Shard, ShardMap, WatchChange, WatchEvent,
-};
+use crate::ids::{Revision, ShardId};
+use crate::wire::{ShardMap, WatchEvent};
+
+pub use compact::{CompactMap, MapVersion};
+use freshness::Noted;
+pub use freshness::{Freshness, Way};
+pub use view::{MapGuard, NodeView, Routed, ShardView};
 
 /// The cached map; cloning is cheap and shares it.
 #[derive(Clone, Debug)]
 pub struct MapCache {
-    held: Arc<watch::Sender<Option<Arc<ShardMap>>>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// [`CompactMap::empty`] until `version` says otherwise.
+    held: ArcSwap<CompactMap>,
+    version: watch::Sender<Option<MapVersion>>,
+    /// Held while a map is changed; no reader takes it.
+    changing: Mutex<()>,
+    noted: Mutex<Noted>,
 }
 
 impl Default for MapCache {
     fn default() -> Self {
-        Self { held: Arc::new(watch::channel(None).0) }
+        let inner = Inner {
+            held: ArcSwap::from_pointee(CompactMap::empty()),
+            version: watch::channel(None).0,
+            changing: Mutex::default(),
+            noted: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 }
 
@@ -35,103 +62,113 @@ impl MapCache {
         Self::default()
     }
 
-    /// The map, if one was read.
-    pub fn get(&self) -> Option<Arc<ShardMap>> {
-        self.held.borrow().clone()
+    /// The map, if one was read; it can be kept.
+    pub fn get(&self) -> Option<Arc<CompactMap>> {
+        let map = self.inner.held.load_full();
+        map.is_read().then_some(map)
     }
 
-    /// Follows the map; the value is what [`MapCache::get`] returns.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<ShardMap>>> {
-        self.held.subscribe()
+    /// The map, if one was read, to look something up: cheaper than [`MapCache::get`].
+    #[inline]
+    pub fn load(&self) -> Option<MapGuard> {
+        let map = self.inner.held.load();
+        map.is_read().then_some(MapGuard(map))
+    }
+
+    /// Which map is held.
+    pub fn version(&self) -> Option<MapVersion> {
+        self.load().map(|map| map.version())
+    }
+
+    /// Follows the map: the value is the version of what [`MapCache::get`] returns, or of an older one.
+    pub fn subscribe(&self) -> watch::Receiver<Option<MapVersion>> {
+        self.inner.version.subscribe()
     }
 
     /// Takes `map` unless it is older than the held one; says whether it did.
     pub fn install(&self, map: ShardMap) -> bool {
-        self.held.send_if_modified(|held| {
-            let newer =
-                held.as_ref().is_none_or(|h| (h.generation, h.revision) < (map.generation, map.revision));
-            if newer {
-                *held = Some(Arc::new(map));
-            }
-            newer
-        })
+        let version = MapVersion { generation: map.generation, revision: map.revision };
+        if self.version().is_some_and(|held| held >= version) {
+            return false;
+        }
+        self.install_compact(CompactMap::from_wire(map))
+    }
+
+    /// As [`MapCache::install`], of a map that is packed already.
+    pub fn install_compact(&self, map: CompactMap) -> bool {
+        let _changing = self.changing();
+        let newer = self.version().is_none_or(|held| held < map.version());
+        if newer {
+            self.publish(map);
+        }
+        newer
     }
 
     /// Applies the changes of one revision to the held map; says whether there was a map that is older than they are.
     pub fn apply(&self, event: &WatchEvent) -> bool {
-        self.held.send_if_modified(|held| match held {
-            Some(map) if map.revision < event.revision => {
-                // A copy is made only when somebody still reads the old one.
-                let map = Arc::make_mut(map);
-                for change in &event.changes {
-                    apply_change(map, change);
-                }
-                map.revision = event.revision;
-                true
+        self.apply_all(std::slice::from_ref(event), event.revision)
+    }
+
+    /// Applies the changes of some revisions, in order, after which nothing else happened up to `revision`; readers see the
+    /// last one only. Says whether there was a map that is older.
+    pub fn apply_all(&self, events: &[WatchEvent], revision: Revision) -> bool {
+        let _changing = self.changing();
+        let Some(held) = self.get().filter(|held| held.revision < revision) else { return false };
+        let mut map = CompactMap::clone(&held);
+        drop(held);
+        for event in events {
+            if event.revision > map.revision {
+                map.apply(event);
             }
-            Some(_) | None => false,
-        })
+        }
+        map.revision = map.revision.max(revision);
+        self.publish(map);
+        true
     }
 
     /// Notes that nothing changed up to `revision`.
     pub fn bookmark(&self, revision: Revision) {
-        self.apply(&WatchEvent { revision, changes: Vec::new() });
+        self.apply_all(&[], revision);
     }
 
-    /// Where `key` belongs by the held map.
-    pub fn route(&self, key: &str) -> Option<Route> {
-        let map = self.get()?;
-        let shard = hashing::shard_of_key(key, map.num_shards);
-        let row = map.shards.get(shard.0 as usize)?;
-        let place = |id: &NodeId| Some(RouteNode { id: id.clone(), addr: map.nodes.get(id)?.addr.clone() });
-        Some(Route {
-            key: key.to_owned(),
-            shard,
-            epoch: row.epoch,
-            primary: row.primary.as_ref().and_then(place),
-            replicas: row.replicas.iter().filter_map(place).collect(),
-            generation: map.generation,
-            revision: map.revision,
-        })
+    /// Where `key` belongs by the held map; none until one was read.
+    #[inline]
+    pub fn route(&self, key: &str) -> Option<Routed> {
+        Routed::new(self.load()?, key)
+    }
+
+    /// How old the map may be, and why.
+    pub fn freshness(&self) -> Freshness {
+        self.noted().freshness(self.version())
+    }
+
+    /// Notes that a control node just said that the held map is its own.
+    pub(crate) fn note_current(&self, way: Way) {
+        *self.noted() = Noted { current: Some((tokio::time::Instant::now(), way)), last_error: None };
+    }
+
+    /// Notes why that is not known.
+    pub(crate) fn note_error(&self, error: String) {
+        self.noted().last_error = Some(error);
+    }
+
+    fn publish(&self, map: CompactMap) {
+        let version = map.version();
+        self.inner.held.store(Arc::new(map));
+        // After the map, so that whoever is woken finds it.
+        self.inner.version.send_replace(Some(version));
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A shard of the map.
-pub fn shard_of(map: &ShardMap, shard: ShardId) -> Option<&MapShard> {
-    map.shards.get(shard.0 as usize)
-}
-
-fn apply_change(map: &mut ShardMap, change: &WatchChange) {
-    match change {
-        WatchChange::Shard(shard) => {
-            if let Some(row) = map.shards.get_mut(shard.id.0 as usize) {
-                *row = map_shard(shard);
-            }
-        }
-        WatchChange::Node(node) => {
-            map.nodes.insert(node.id.clone(), map_node(node));
-        }
-        WatchChange::NodeRemoved { id } => {
-            map.nodes.remove(id);
-        }
-        WatchChange::Migration(_) | WatchChange::Policy { .. } | WatchChange::Other => {}
-    }
-}
-
-fn map_shard(shard: &Shard) -> MapShard {
-    MapShard {
-        epoch: shard.epoch,
-        primary: shard.primary.clone(),
-        replicas: shard.replicas.clone(),
-        in_sync: shard.in_sync.clone(),
-    }
-}
-
-fn map_node(node: &Node) -> MapNode {
-    let status = match node.status {
-        NodeStatus::Down => NodeStatus::Down,
-        // The map knows committed verdicts only.
-        NodeStatus::Alive | NodeStatus::Suspect => NodeStatus::Alive,
-    };
-    MapNode { addr: node.addr.clone(), zone: node.zone.clone(), rack: node.rack.clone(), status }
+pub fn shard_of(map: &CompactMap, shard: ShardId) -> Option<ShardView<'_>> {
+    map.shard(shard)
 }

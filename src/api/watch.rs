@@ -1,4 +1,4 @@
-//! `GET /v1/watch`: every change in order, without gap or duplicate.
+//! `GET /v1/watch`: every change in order, without gap or duplicate; as a stream, or as a long poll for whom no stream reaches.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,16 +9,16 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode, header};
 use ruvector_cluster_client::ids::Revision;
 use ruvector_cluster_client::wire::WatchBookmark;
 use tokio::sync::watch;
 
-use super::answer::CLUSTER_REVISION;
+use super::answer::{self, CLUSTER_REVISION};
 use super::app::{App, Permit, founded};
 use super::error::{ApiError, Code};
 use super::extract::Params;
-use crate::machine::Compacted;
+use crate::machine::{ChangeLog, Compacted};
 use crate::metadata::Metadata;
 
 /// While nothing happens, the watcher is told so this often; well below what clients take for a dead stream.
@@ -27,12 +27,18 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(5);
 /// Events taken from the log at once.
 const BATCH: usize = 256;
 
+/// A long poll's answer takes no further event from this length on, in bytes.
+const MAX_POLL_BYTES: usize = 1 << 20;
+
 /// `GET /v1/watch`.
 pub(super) async fn watch(
     State(app): State<Arc<App>>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    if wants_json(&headers) {
+        return poll(app, params).await;
+    }
     params.only(&["from", "consistency"])?;
     let permit = app.limits.stream()?;
     // A browser that reconnects repeats its first URL, `from` included, and says in the header how far it came.
@@ -57,6 +63,63 @@ pub(super) async fn watch(
     let mut response = Sse::new(events(watching)).keep_alive(KeepAlive::default()).into_response();
     response.headers_mut().insert(CLUSTER_REVISION, told.0.into());
     Ok(response)
+}
+
+/// Whoever accepts a stream, if only by not saying otherwise, gets one.
+fn wants_json(headers: &HeaderMap) -> bool {
+    let (mut json, mut stream) = (false, false);
+    for accept in headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()) {
+        json |= accept.contains("application/json");
+        stream |= accept.contains("text/event-stream");
+    }
+    json && !stream
+}
+
+/// What changed after `from`: at once where something did, else once something does or after the wait.
+async fn poll(app: Arc<App>, params: Params) -> Result<Response, ApiError> {
+    params.only(&["from", "wait_ms", "consistency"])?;
+    params.consistency()?;
+    let from = params.integer("from")?.map(Revision).ok_or_else(|| {
+        ApiError::malformed(
+            "query parameter `from` is missing: it is the revision of the map that you hold, which GET /v1/map tells",
+        )
+    })?;
+    let wait = params.wait()?;
+    let _permit = app.limits.stream()?;
+    founded(&app.published())?;
+    let is_news =
+        |state: &Metadata| app.changes.after(from, state.revision(), 1).map_or(true, |news| !news.is_empty());
+    let state = app.wait_until(wait, is_news).await;
+    let (revision, body) =
+        changes_after(&app.changes, from, state.revision()).map_err(|c| compacted(from, c))?;
+    Ok(answer::json_bytes(StatusCode::OK, revision, body.into()))
+}
+
+/// A [`WatchResponse`](ruvector_cluster_client::wire::WatchResponse) of what happened after `from` up to `published`, or up to where
+/// it became too long; and its revision. Events are written once, for all who ask.
+fn changes_after(
+    changes: &ChangeLog,
+    from: Revision,
+    published: Revision,
+) -> Result<(Revision, Vec<u8>), Compacted> {
+    let logged = changes.after(from, published, BATCH)?;
+    let mut events = String::new();
+    let mut taken = 0;
+    for logged in &logged {
+        if events.len() >= MAX_POLL_BYTES {
+            break;
+        }
+        if taken > 0 {
+            events.push(',');
+        }
+        events.push_str(logged.json());
+        taken += 1;
+    }
+    // Where there may be more, the next question begins behind the last event that was told.
+    let is_all = taken == logged.len() && logged.len() < BATCH;
+    let last = logged.get(..taken).and_then(<[_]>::last).map(|logged| logged.revision());
+    let told = last.filter(|_| !is_all).unwrap_or(published);
+    Ok((told, format!(r#"{{"revision":{told},"events":[{events}]}}"#).into_bytes()))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
@@ -122,5 +185,28 @@ impl Watching {
     fn bookmark(&self) -> Option<Event> {
         let event = Event::default().event("bookmark").id(self.told.to_string());
         event.json_data(WatchBookmark { revision: self.told }).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_the_answer_unless_json_alone_is_accepted() {
+        for (accept, json) in [
+            (None, false),
+            (Some("*/*"), false),
+            (Some("text/event-stream"), false),
+            (Some("application/json"), true),
+            (Some("application/json, text/plain;q=0.5"), true),
+            (Some("application/json, text/event-stream"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, accept.parse().unwrap());
+            }
+            assert_eq!(wants_json(&headers), json, "{accept:?}");
+        }
     }
 }

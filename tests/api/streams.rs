@@ -6,7 +6,8 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Served, call};
+use crate::support::http::Answer;
+use crate::{Served, call, call_with};
 
 /// One server-sent event.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +55,8 @@ async fn watches_and_long_polls_tell_everything_once() {
     a_watch_begins_with_the_map_and_resumes(&served).await;
     what_is_compacted_is_gone(&served).await;
     an_idle_watch_is_told_so(&served).await;
+    a_watch_without_streams_is_a_long_poll(&served).await;
+    a_long_poll_tells_much_in_parts(&served).await;
     assignments_are_told_when_they_change(&served).await;
     a_long_poll_without_news_waits(&served).await;
 }
@@ -93,6 +96,58 @@ async fn an_idle_watch_is_told_so(served: &Served) {
     let revision = served.revision().await;
     let bookmark = events(served, &format!("/v1/watch?from={revision}"), &[], 1).await.remove(0);
     assert_eq!((bookmark.name.as_str(), bookmark.id), ("bookmark", revision));
+}
+
+const JSON: (&str, &str) = ("accept", "application/json");
+
+async fn poll(served: &Served, from: u64, wait_ms: u64, status: u16) -> Answer {
+    let path = format!("/v1/watch?from={from}&wait_ms={wait_ms}");
+    call_with(&served.api, "GET", &path, &[JSON], None, status).await
+}
+
+async fn a_watch_without_streams_is_a_long_poll(served: &Served) {
+    let begin = served.revision().await;
+    let revisions = [label(served, "d1", 100).await, label(served, "d1", 101).await];
+    let told = poll(served, begin, 20_000, 200).await;
+    let streamed = events(served, &format!("/v1/watch?from={begin}"), &[], 2).await;
+    let streamed: Vec<_> = streamed.into_iter().map(|event| event.data).collect();
+    assert_eq!(told.body["events"], json!(streamed), "the very events of a stream");
+    assert_eq!(told.body["revision"].as_u64(), Some(revisions[1]));
+    assert_eq!(told.number("x-cluster-revision"), Some(revisions[1]));
+
+    let waiting = poll(served, revisions[1], 20_000, 200);
+    let (told, revision) = tokio::join!(waiting, label(served, "d1", 102));
+    assert_eq!(told.body["events"].as_array().unwrap().len(), 1, "woken by the change");
+    assert_eq!(told.body["events"][0]["revision"].as_u64(), Some(revision));
+
+    let begun = Instant::now();
+    let told = poll(served, revision, 200, 200).await;
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    assert_eq!((&told.body["events"], told.body["revision"].as_u64()), (&json!([]), Some(revision)));
+
+    assert_eq!(poll(served, 0, 20_000, 410).await.body["code"], "compacted");
+    call_with(&served.api, "GET", "/v1/watch?wait_ms=5", &[JSON], None, 400).await;
+    call_with(&served.api, "GET", "/v1/watch?from=1&wait_ms=x", &[JSON], None, 400).await;
+    // A client whose header is lost on the way is told, rather than made to wait for a stream's end.
+    call(&served.api, "GET", "/v1/watch?from=1&wait_ms=5", None, 400).await;
+}
+
+async fn a_long_poll_tells_much_in_parts(served: &Served) {
+    let begin = served.revision().await;
+    let mut revisions = Vec::new();
+    for turn in 0..300 {
+        revisions.push(label(served, "d1", 1_000 + turn).await);
+    }
+    let (mut from, mut told, mut parts) = (begin, Vec::new(), 0);
+    while from < revisions[299] {
+        let part = poll(served, from, 0, 200).await;
+        let events = part.body["events"].as_array().unwrap();
+        assert!(events.len() <= 256);
+        told.extend(events.iter().map(|event| event["revision"].as_u64().unwrap()));
+        from = part.body["revision"].as_u64().unwrap();
+        parts += 1;
+    }
+    assert_eq!((told, parts), (revisions, 2), "everything once, in order");
 }
 
 async fn assignments_are_told_when_they_change(served: &Served) {

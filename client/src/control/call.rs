@@ -16,6 +16,8 @@ pub struct Call {
     pub(super) first: Option<usize>,
     pub(super) attempt_timeout_ms: Option<u64>,
     pub(super) deadline_ms: Option<u64>,
+    pub(super) if_none_match: Option<String>,
+    pub(super) urgent: bool,
 }
 
 impl Call {
@@ -36,6 +38,8 @@ impl Call {
             first: None,
             attempt_timeout_ms: None,
             deadline_ms: None,
+            if_none_match: None,
+            urgent: false,
         }
     }
 
@@ -73,6 +77,14 @@ impl Call {
     #[must_use]
     pub fn unkeyed(mut self) -> Self {
         self.key = None;
+        self
+    }
+
+    /// Neither held back by the budget for repeating nor counted in it: for what a lease hangs on. Its sender's own pace and
+    /// its deadline are to bound it.
+    #[must_use]
+    pub fn urgent(mut self) -> Self {
+        self.urgent = true;
         self
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 #[derive(Clone, Debug)]
@@ -12,7 +13,19 @@ pub(crate) struct Asked {
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) key: Option<String>,
+    pub(crate) accept: Option<String>,
+    pub(crate) if_none_match: Option<String>,
     pub(crate) body: String,
+}
+
+impl Asked {
+    pub(crate) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap()
+    }
+
+    pub(crate) fn wants_stream(&self) -> bool {
+        self.accept.as_deref() == Some("text/event-stream")
+    }
 }
 
 /// What the closure says.
@@ -20,6 +33,12 @@ pub(crate) enum Say {
     Json(u16, String),
     /// With `Retry-After`, in seconds.
     Later(u16, u64),
+    /// With an `ETag`.
+    Tagged(u16, &'static str, String),
+    /// Once the value is true.
+    When(watch::Receiver<bool>, Box<Say>),
+    /// An event stream: the pieces as they come, until there are no more to come.
+    Stream(mpsc::UnboundedReceiver<String>),
     /// Keeps the connection open and never answers.
     Silence,
 }
@@ -55,22 +74,50 @@ impl Scripted {
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
+
+    /// The requests for one path, whatever their query.
+    pub(crate) fn asked_for(&self, path: &str) -> Vec<Asked> {
+        self.asked().into_iter().filter(|asked| asked.path() == path).collect()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
 }
 
 async fn serve<F: Fn(&Asked) -> Say>(mut stream: TcpStream, script: Arc<F>, log: Arc<Mutex<Vec<Asked>>>) {
     let mut buffer = Vec::new();
     while let Some(asked) = read_request(&mut stream, &mut buffer).await {
         log.lock().unwrap().push(asked.clone());
-        let (status, extra, body) = match script(&asked) {
+        let mut say = script(&asked);
+        if let Say::When(mut until, then) = say {
+            until.wait_for(|now| *now).await.ok();
+            say = *then;
+        }
+        let (status, extra, body) = match say {
             Say::Json(status, body) => (status, String::new(), body),
             Say::Later(status, seconds) => (status, format!("Retry-After: {seconds}\r\n"), "{}".to_owned()),
-            Say::Silence => std::future::pending().await,
+            Say::Tagged(status, tag, body) => (status, format!("ETag: {tag}\r\n"), body),
+            Say::Stream(pieces) => return stream_out(stream, pieces).await,
+            Say::Silence | Say::When(..) => std::future::pending().await,
         };
         let length = body.len();
         let answer = format!("HTTP/1.1 {status} X\r\n{extra}Content-Length: {length}\r\n\r\n{body}");
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+/// Ends the connection with the pieces, which ends the body.
+async fn stream_out(mut stream: TcpStream, mut pieces: mpsc::UnboundedReceiver<String>) {
+    let head = "HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    let mut piece = Some(head.to_owned());
+    while let Some(text) = piece {
+        if stream.write_all(text.as_bytes()).await.is_err() {
+            return;
+        }
+        piece = pieces.recv().await;
     }
 }
 
@@ -88,8 +135,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<As
                 let mut words = head.split(' ').map(str::to_owned);
                 let (method, target) = (words.next()?, words.next()?);
                 let key = field("idempotency-key");
+                let (accept, if_none_match) = (field("accept"), field("if-none-match"));
                 buffer.drain(..end + 4 + length);
-                return Some(Asked { method, target, key, body });
+                return Some(Asked { method, target, key, accept, if_none_match, body });
             }
         }
         if stream.read_buf(buffer).await.ok()? == 0 {

@@ -16,7 +16,6 @@ use crate::map;
 use crate::replica::wire::Write;
 use crate::replica::{Key, Value};
 use crate::router::Router;
-use crate::wire::ShardMap;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
@@ -377,11 +376,13 @@ impl<S: ShardStore> Gateway<S> {
     ) -> Option<T> {
         let superseded = async {
             let mut held = self.router.cache().subscribe();
-            let is_led_on = |map: &Option<Arc<ShardMap>>| {
-                let row = map.as_ref().and_then(|map| map::shard_of(map, shard));
-                row.is_some_and(|row| row.epoch > target.epoch && row.primary.as_ref() != Some(&target.node))
+            let is_led_on = || {
+                let map = self.router.cache().get()?;
+                let row = map::shard_of(&map, shard)?;
+                let primary = row.primary();
+                Some(row.epoch > target.epoch && primary.is_none_or(|primary| *primary.id != target.node))
             };
-            if held.wait_for(is_led_on).await.is_err() {
+            if held.wait_for(|_| is_led_on() == Some(true)).await.is_err() {
                 // Nothing is heard of it any more: the node stops.
                 std::future::pending::<()>().await;
             }

@@ -38,6 +38,15 @@ pub struct WatchEvent {
     pub changes: Vec<WatchChange>,
 }
 
+/// Answer of `GET /v1/watch` to a long poll (`Accept: application/json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchResponse {
+    /// Up to here nothing else happened: the place to ask from next.
+    pub revision: Revision,
+    /// In order; there may be more after `revision`.
+    pub events: Vec<WatchEvent>,
+}
+
 /// Data of a `bookmark` event: nothing happened up to this revision that was not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchBookmark {

@@ -284,13 +284,13 @@ impl Client {
         let row = shard_of(&map, key.shard)?;
         let mix = self.parts.mix;
         let named = if self.chance.per_mille(mix.astray_per_mille) {
-            let nodes: Vec<NodeId> = map.nodes.keys().cloned().collect();
+            let nodes: Vec<NodeId> = map.nodes().map(|(id, _)| id.clone()).collect();
             self.chance.pick(&nodes).cloned()
         } else {
-            row.primary.clone()
+            row.primary().map(|primary| primary.id.clone())
         };
         let epoch = (!self.chance.per_mille(mix.without_epoch_per_mille)).then_some(row.epoch);
-        let at = named.and_then(|node| Some((map.nodes.get(&node)?.addr.clone(), node)));
+        let at = named.and_then(|node| Some((map.node(&node)?.addr()?.to_owned(), node)));
         let Some((addr, node)) = at else {
             self.refresh().await;
             return None;
