@@ -139,7 +139,7 @@ impl Source {
 
     fn is_test(&self) -> bool {
         let in_folder = self.path.starts_with("tests/") || self.path.contains("/tests/");
-        in_folder || self.path.ends_with("/tests.rs") || self.path.starts_with("benches/")
+        in_folder || self.path.ends_with("/tests.rs") || format!("/{}", self.path).contains("/benches/")
     }
 }
 

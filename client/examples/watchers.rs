@@ -8,9 +8,7 @@
 //! The watchers run in this one process, so what is printed includes what it takes to read 1,000 streams on this machine. A
 //! watcher that had the map before the writer had its acknowledgement counts as 0 from then.
 
-#![allow(clippy::disallowed_methods, reason = "it measures time")]
-
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ruvector_cluster_client::control::{Call, ControlClient, ControlOptions, StaleReads};
@@ -18,6 +16,7 @@ use ruvector_cluster_client::ids::Revision;
 use ruvector_cluster_client::router::Router;
 use ruvector_cluster_client::wire::{Node, PatchNodeRequest};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Watchers that begin at once.

@@ -25,16 +25,26 @@ pub fn shard_of_key(key: &str, num_shards: u32) -> ShardId {
 
 /// Jump consistent hash (Lamping and Veach, 2014): a bucket below `buckets`, which changes for 1 in n of the hashes
 /// when the n-th bucket is added. 0 `buckets` count as 1.
+///
+/// Each step needs the one before, so their latency is what a client pays for a key. Here a step stays among doubles, with the
+/// same rounding as the published text, which turns each into an integer and back; a test compares the two.
 pub fn jump_hash(mut hash: u64, buckets: u32) -> u32 {
-    let (mut bucket, mut next) = (0_u32, 0_u64);
-    while next < u64::from(buckets.max(1)) {
-        // Below the bound of a u32, as the loop's condition says.
-        bucket = u32::try_from(next).unwrap_or(u32::MAX);
+    // Adding 2^52 to a double from 1 to below 2^32 rounds it to an integer; taking it away again is exact.
+    const ROUND: f64 = (1_u64 << 52) as f64;
+    let buckets = f64::from(buckets.max(1));
+    // The bucket's number and one more.
+    let mut after = 1.0_f64;
+    loop {
         hash = hash.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
-        let leap = (1_u64 << 31) as f64 / ((hash >> 33) + 1) as f64;
-        next = ((u64::from(bucket) + 1) as f64 * leap) as u64;
+        let leap = (1_u64 << 31) as f64 / (hash >> 33).cast_signed().wrapping_add(1) as f64;
+        let next = after * leap;
+        if next >= buckets {
+            // Below 2^32, as a double that was below `buckets` one step ago.
+            return (after - 1.0) as u32;
+        }
+        let (nearest, above) = (next + ROUND - ROUND, next + ROUND - (ROUND - 1.0));
+        after = if nearest > next { nearest } else { above };
     }
-    bucket
 }
 
 #[cfg(test)]
@@ -68,6 +78,34 @@ mod tests {
                 assert_eq!(found, ShardId(*shard), "{:?} of {count}", vector.key);
             }
         }
+    }
+
+    /// As published.
+    fn published_jump_hash(mut key: u64, buckets: u32) -> u32 {
+        let (mut b, mut j) = (-1_i64, 0_i64);
+        while j < i64::from(buckets) {
+            b = j;
+            key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+            j = ((b + 1) as f64 * ((1_i64 << 31) as f64 / ((key >> 33) + 1) as f64)) as i64;
+        }
+        u32::try_from(b).unwrap()
+    }
+
+    #[test]
+    fn jump_hash_is_the_published_one_to_the_last_bucket() {
+        let sizes = [1, 2, 3, 7, 64, 1_000, 65_536, 1_000_000, 1 << 31, u32::MAX];
+        let corners = [0, 1, u64::MAX, 1 << 33, (1 << 33) - 1, 0x9E37_79B9_7F4A_7C15];
+        let spread = (0..20_000_u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17));
+        for hash in spread.chain(corners) {
+            for buckets in sizes {
+                assert_eq!(
+                    jump_hash(hash, buckets),
+                    published_jump_hash(hash, buckets),
+                    "{hash} of {buckets}"
+                );
+            }
+        }
+        assert_eq!(jump_hash(7, 0), 0);
     }
 
     #[test]

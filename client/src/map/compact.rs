@@ -103,7 +103,7 @@ impl CompactMap {
             shard_hash: self.named.shard_hash.clone(),
             num_shards: self.num_shards,
             replication_factor: self.replication_factor,
-            nodes: self.places.known().map(|(id, at)| (id.clone(), at.clone())).collect(),
+            nodes: self.nodes().filter_map(|node| Some((node.id.clone(), node.to_map_node()?))).collect(),
             shards: self.shards().map(row).collect(),
         }
     }
@@ -139,12 +139,12 @@ impl CompactMap {
     /// A registered data node.
     pub fn node(&self, id: &NodeId) -> Option<NodeView<'_>> {
         let place = self.places.get(self.places.of(id)?)?;
-        place.at.is_some().then(|| NodeView::new(place))
+        place.addr.is_some().then(|| NodeView::new(place))
     }
 
     /// All registered data nodes, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &MapNode)> {
-        self.places.known()
+    pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
+        self.places.known().map(NodeView::new)
     }
 
     /// How many data nodes are registered.

@@ -7,7 +7,7 @@ use super::compact::CompactMap;
 use super::places::Place;
 use super::row::{Head, Seat};
 use crate::ids::{Epoch, NodeId, Revision, ShardId};
-use crate::wire::{NodeStatus, Route, RouteNode};
+use crate::wire::{MapNode, NodeStatus, Route, RouteNode};
 
 /// A shard of a map.
 #[derive(Clone, Copy, Debug)]
@@ -71,23 +71,29 @@ impl<'a> NodeView<'a> {
     /// `host:port` where it answers; none for a node that was deleted.
     #[inline]
     pub fn addr(&self) -> Option<&'a str> {
-        self.place.at.as_ref().map(|at| at.addr.as_str())
+        self.place.addr.as_deref()
     }
 
     /// Its committed status; none for a node that was deleted.
     #[inline]
     pub fn status(&self) -> Option<NodeStatus> {
-        self.place.at.as_ref().map(|at| at.status)
+        self.place.addr.as_ref().map(|_| self.place.status)
     }
 
     /// Failure domain above racks.
     pub fn zone(&self) -> Option<&'a str> {
-        self.place.at.as_ref()?.zone.as_deref()
+        self.place.zone()
     }
 
     /// Failure domain above nodes.
     pub fn rack(&self) -> Option<&'a str> {
-        self.place.at.as_ref()?.rack.as_deref()
+        self.place.rack()
+    }
+
+    pub(super) fn to_map_node(self) -> Option<MapNode> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let (zone, rack) = (owned(self.zone()), owned(self.rack()));
+        Some(MapNode { addr: self.addr()?.to_owned(), zone, rack, status: self.status()? })
     }
 
     /// Owned, of a node that can be reached by its address.

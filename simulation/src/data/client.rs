@@ -284,7 +284,7 @@ impl Client {
         let row = shard_of(&map, key.shard)?;
         let mix = self.parts.mix;
         let named = if self.chance.per_mille(mix.astray_per_mille) {
-            let nodes: Vec<NodeId> = map.nodes().map(|(id, _)| id.clone()).collect();
+            let nodes: Vec<NodeId> = map.nodes().map(|node| node.id.clone()).collect();
             self.chance.pick(&nodes).cloned()
         } else {
             row.primary().map(|primary| primary.id.clone())
