@@ -173,7 +173,8 @@ async fn a_router_follows_the_watch() {
     cluster.coordinator.fault(|faults| faults.unavailable = false);
     let caught_up = |c: &Coordinator| {
         let map = router.cache().get().unwrap();
-        map.nodes()[&name(2)].status == NodeStatus::Down || map.revision >= c.shard(SHARD).unwrap().revision
+        map.node(&name(2)).and_then(|node| node.status()) == Some(NodeStatus::Down)
+            || map.revision >= c.shard(SHARD).unwrap().revision
     };
     cluster.coordinator.until("what came meanwhile", caught_up).await;
     let map = client.map(StaleReads::Allowed).await.unwrap();
