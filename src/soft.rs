@@ -328,7 +328,8 @@ mod tests {
             progress.observe_bytes(done, Some(TOTAL), 1_000 + 1_000 * second);
             let eta_ms = progress.eta_ms().unwrap();
             let fair_ms = (TOTAL - done) / 1_000;
-            assert!(eta_ms <= last_ms.saturating_add(1_000), "second {second}: {last_ms} to {eta_ms}");
+            // By the last report alone it would go from 12 s to 36 s and back.
+            assert!(eta_ms <= last_ms.saturating_add(2_000), "second {second}: {last_ms} to {eta_ms}");
             if second > 5 {
                 assert!(eta_ms * 10 >= fair_ms * 8 && eta_ms * 10 <= fair_ms * 12, "{eta_ms} of {fair_ms}");
             }

@@ -531,3 +531,41 @@ fn a_replica_that_missed_more_than_is_remembered_is_sent_about_what_it_missed() 
     assert!((1_100_000..1_300_000).contains(&together), "{together}");
     println!("scattered {scattered}, together {together}");
 }
+
+#[test]
+fn a_damaged_forward_is_not_stored_but_sent_again_and_a_copy_that_nothing_reaches_intact_is_dropped() {
+    let mut world = World::new(3, 3);
+    world.run(500);
+    let (n1, n3) = (node("n1"), node("n3"));
+    let damage = |world: &mut World, ms: u64| {
+        for _ in 0..ms / 50 {
+            while !world.messages.is_empty() {
+                let mut message = world.messages.remove(0);
+                if let Message::Request { to, request: Request::Forward { writes, .. }, .. } = &mut message
+                    && *to == node("n3")
+                {
+                    writes.iter_mut().for_each(|write| write.value = Some(Value::from("other")));
+                }
+                world.deliver(message);
+            }
+            world.names().iter().for_each(|name| world.complete_store(name));
+            world.names().iter().for_each(|name| world.heartbeat(name));
+            world.names().iter().for_each(|name| world.install(name));
+            world.tick(50);
+        }
+    };
+    let ticket = world.put(&n1, "k", "v");
+    damage(&mut world, 500);
+    assert_eq!(world.reply(ticket), None);
+    assert_eq!(world.nodes[&n3].store.get("k").unwrap(), None);
+    world.run(500);
+    assert_eq!(world.reply(ticket).cloned(), written(1, 1));
+    assert_eq!(world.coordinator.in_sync.len(), 3);
+    let ticket = world.put(&n1, "k", "w");
+    damage(&mut world, 2_500);
+    assert_eq!(world.reply(ticket).cloned(), written(1, 2));
+    assert!(!world.coordinator.in_sync.contains(&n3));
+    world.run(3_000);
+    assert!(world.coordinator.in_sync.contains(&n3));
+    assert_eq!(world.contents().len(), 1);
+}
