@@ -51,8 +51,9 @@ fn expected(phase: Phase, dies: Dies) -> Ends {
     match (dies, phase) {
         // Nobody but the control nodes takes part in it, and they go on.
         (Dies::Leader | Dies::Majority, _) => Ends::Done,
-        // Before the target is in sync it can't lead; afterwards a failover may choose it.
-        (Dies::SourceForLong, Phase::HandingOver) => Ends::Either,
+        // Before the target is in sync it can't lead. Afterwards a failover may choose it, or the hand-over end before the verdict
+        // that it is down: then that one's failover follows.
+        (Dies::SourceForLong | Dies::TargetForLong | Dies::BothForLong, Phase::HandingOver) => Ends::Either,
         (Dies::SourceForLong | Dies::TargetForLong | Dies::BothForLong, _) => Ends::Aborted,
         (Dies::Source | Dies::Target | Dies::Both, _) => Ends::Either,
     }
