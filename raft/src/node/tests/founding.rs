@@ -120,7 +120,11 @@ async fn seeds_of_two_clusters_are_refused_and_named() {
             config.seeds.clear();
         }
     };
-    cluster.start_all(&[0, 1, 2]).await;
+    // Both clusters are there before the third looks: of one alone it would become a part.
+    cluster.start_all(&[0, 1]).await;
+    eventually("both are founded", async || [0, 1].iter().all(|at| cluster.node(*at).cluster_id().is_some()))
+        .await;
+    cluster.start(2).await;
     eventually("it says so", async || {
         matches!(&*cluster.node(2).phase().borrow(), Phase::Waiting { why }
             if why.starts_with("the seeds belong to different clusters"))
