@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
+. scripts/local-nodes.sh
 
 usage() { printf 'usage: scripts/bench.sh migration [--migrations N] [--vectors N]\n'; }
 case "${1-}" in
@@ -30,29 +31,12 @@ say "building in release (minutes the first time)"
 cargo build --release --locked -p ruvector-cluster -p vector-node
 bin="${CARGO_TARGET_DIR:-target}/release"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/ruvector-bench.XXXXXX")
-# The benchmark ends its nodes itself; this is for one that was killed before it could.
-is_ours() {
-    if [ -r /proc/self/cmdline ]; then grep -qaF "$work" "/proc/$1/cmdline" 2>/dev/null; return; fi
-    ps -p "$1" -o args= 2>/dev/null | grep -qF "$work"
-}
-end_nodes() {
-    local pid
-    [ -f "$work/pids" ] || return 0
-    while read -r pid; do
-        # A node that is paused can only be killed.
-        if [ -n "$pid" ] && is_ours "$pid"; then kill -KILL "$pid" || true; fi
-    done <"$work/pids"
-}
-status=1
-finish() {
-    end_nodes
-    if [ "$status" = 0 ] || [ "$status" = 130 ]; then rm -rf "$work"; else say "the nodes' logs are in $work"; fi
-}
-trap finish EXIT
-trap 'status=130; exit 130' INT TERM HUP
+begin_work bench
 
 status=0
 "$bin/bench-migration" --bin-dir "$bin" --work-dir "$work" ${options[@]+"${options[@]}"} || status=$?
-# What a route and a watch cost, beside a quiet cluster, comes here: benches of the client library.
+if [ "$status" = 0 ]; then
+    say "what a route by the cached map costs (builds the first time)"
+    cargo bench --locked -p ruvector-cluster-client --bench route -- --table || status=$?
+fi
 exit "$status"

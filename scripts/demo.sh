@@ -5,11 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
+. scripts/local-nodes.sh
 
-keep=""
+asked_to_keep=""
 case "${1-}" in
     "") ;;
-    --keep) keep=--keep ;;
+    --keep) asked_to_keep=--keep ;;
     *) printf 'usage: scripts/demo.sh [--keep]\n'; [ "$1" = --help ] && exit 0; exit 2 ;;
 esac
 
@@ -18,27 +19,8 @@ say "building in release (minutes the first time)"
 cargo build --release --locked -p ruvector-cluster -p vector-node
 bin="${CARGO_TARGET_DIR:-target}/release"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/ruvector-demo.XXXXXX")
-# The demo ends its nodes itself; this is for one that was killed before it could.
-is_ours() {
-    if [ -r /proc/self/cmdline ]; then grep -qaF "$work" "/proc/$1/cmdline" 2>/dev/null; return; fi
-    ps -p "$1" -o args= 2>/dev/null | grep -qF "$work"
-}
-end_nodes() {
-    local pid
-    [ -f "$work/pids" ] || return 0
-    while read -r pid; do
-        if [ -n "$pid" ] && is_ours "$pid"; then kill -KILL "$pid" || true; fi
-    done <"$work/pids"
-}
-status=1
-finish() {
-    if [ -n "$keep" ] && [ "$status" = 0 ]; then return; fi
-    end_nodes
-    if [ "$status" = 0 ] || [ "$status" = 130 ]; then rm -rf "$work"; else say "the nodes' logs are in $work"; fi
-}
-trap finish EXIT
-trap 'status=130; exit 130' INT TERM HUP
+begin_work demo
+keep=$asked_to_keep
 
 gzip -dc examples/vector-node/data/digits.csv.gz >"$work/digits.csv"
 status=0

@@ -22,9 +22,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use vector_node::local::interruption::{INTERRUPTED, INTERRUPTED_WITHIN, STOP_WITHIN, interruption};
 use vector_node::local::processes::{Processes, Setup};
 
 /// Runs the benchmark on binaries that are built already. `scripts/bench.sh` builds them and calls this.
@@ -60,12 +60,6 @@ const COPIES: u32 = 3;
 const VECTOR_NODES: u16 = 4;
 /// Of data nodes; the default.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Nodes that were asked to stop are killed after that.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// The same when somebody waits for the prompt.
-const INTERRUPTED_WITHIN: Duration = Duration::from_millis(500);
-/// As a shell reports a process that SIGINT ended.
-const INTERRUPTED: u8 = 130;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -98,18 +92,4 @@ async fn bench(args: Args) -> Result<ExitCode> {
         None => Ok(ExitCode::from(INTERRUPTED)),
         Some(report) => Ok(if report?.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
-}
-
-/// Resolves when somebody wants it to end.
-fn interruption() -> Result<impl Future<Output = ()>> {
-    let mut int = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
-    let mut term = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
-    Ok(async move {
-        tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
 }

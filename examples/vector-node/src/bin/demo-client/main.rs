@@ -16,14 +16,13 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::digits::Digit;
 use crate::script::Demo;
+use vector_node::local::interruption::{INTERRUPTED, INTERRUPTED_WITHIN, STOP_WITHIN, interruption};
 use vector_node::local::narrator::Narrator;
 use vector_node::local::processes::{Processes, Setup};
 
@@ -43,14 +42,6 @@ struct Args {
     #[arg(long)]
     keep: bool,
 }
-
-/// Nodes that were asked to stop are killed after that.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// The same when somebody waits for the prompt.
-const INTERRUPTED_WITHIN: Duration = Duration::from_millis(500);
-
-/// As a shell reports a process that SIGINT ended.
-const INTERRUPTED: u8 = 130;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -107,18 +98,4 @@ fn setup() -> Setup {
 
 async fn play(narrator: Narrator, digits: &[Digit], processes: &mut Processes) -> Result<summary::Summary> {
     Demo::start(narrator, digits, processes).await?.play().await
-}
-
-/// Resolves when somebody wants the demo to end.
-fn interruption() -> Result<impl Future<Output = ()>> {
-    let mut int = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
-    let mut term = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
-    Ok(async move {
-        tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
 }
