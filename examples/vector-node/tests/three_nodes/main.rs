@@ -18,6 +18,7 @@ use ruvector_cluster_client::wire::{Phase, Role, Shard};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vector_node::api::{IdPoint, SearchRequest, SearchResponse, Stats, WriteRequest};
 use vector_node::node::{self, NodeError};
@@ -355,14 +356,14 @@ async fn a_copy_moves_under_load_and_the_old_one_is_deleted() {
     assert!(led.shards.iter().any(|shard| shard.id.0 == 0 && shard.role == Some(Role::Primary)), "{led:?}");
 }
 
-/// Passes connections on to `to`, and counts the bytes that come back.
-async fn counting_proxy(to: String) -> (String, Arc<AtomicU64>) {
+/// Passes connections on to `to`, counts the bytes that come back, and holds them back once they are `most`.
+async fn counting_proxy(to: String, most: watch::Receiver<u64>) -> (String, Arc<AtomicU64>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, count) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicU64::new(0)));
     let counted = count.clone();
     tokio::spawn(async move {
         while let Ok((asker, _)) = listener.accept().await {
-            let (to, count) = (to.clone(), counted.clone());
+            let (to, count, mut most) = (to.clone(), counted.clone(), most.clone());
             tokio::spawn(async move {
                 let (mut from_asker, mut to_asker) = asker.into_split();
                 let Ok(answerer) = tokio::net::TcpStream::connect(to).await else { return };
@@ -371,7 +372,10 @@ async fn counting_proxy(to: String) -> (String, Arc<AtomicU64>) {
                     tokio::spawn(async move { tokio::io::copy(&mut from_asker, &mut to_answerer).await });
                 let mut bytes = vec![0; 64 << 10];
                 while let Ok(read @ 1..) = from_answerer.read(&mut bytes).await {
-                    count.fetch_add(read as u64, Ordering::SeqCst);
+                    let passed = count.fetch_add(read as u64, Ordering::SeqCst);
+                    if most.wait_for(|most| passed < *most).await.is_err() {
+                        break;
+                    }
                     if to_asker.write_all(&bytes[..read]).await.is_err() {
                         break;
                     }
@@ -401,24 +405,23 @@ async fn a_target_that_restarts_in_the_middle_of_copying_is_sent_little_again() 
     let row = cluster.shard(0);
     let to = NODES.into_iter().find(|node| !row.in_sync.contains(&id(node))).unwrap();
     let source = cluster.nodes[row.primary.as_ref().unwrap().as_str()].addr.clone();
-    let (proxy, sent) = counting_proxy(source).await;
+    let whole = (POINTS * POINT_BYTES * 4 / 3) as u64;
+    let (release, most) = watch::channel(whole * 3 / 4);
+    let (proxy, sent) = counting_proxy(source, most).await;
     cluster.coordinator.place_sources_at(proxy);
     let migration = cluster.coordinator.migrate(ShardId(0), &id(to), Some(&row.replicas[0])).unwrap();
     let mut copied = 0;
-    for _ in 0..3_000 {
+    while copied < POINTS * 6 / 10 {
         let shards = cluster.stats(to).await.shards;
-        copied = shards.iter().find(|shard| shard.id.0 == 0).map_or(0, |shard| shard.vectors);
-        if copied as usize >= POINTS * 6 / 10 {
-            break;
-        }
+        copied = shards.iter().find(|shard| shard.id.0 == 0).map_or(0, |shard| shard.vectors as usize);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert!((POINTS * 6 / 10..POINTS).contains(&(copied as usize)), "in the middle of it: {copied}");
+    assert!(copied < POINTS, "in the middle of it: {copied}");
     cluster.nodes.get_mut(to).unwrap().kill();
+    release.send_replace(u64::MAX);
     cluster.restart(to);
     let ended = cluster.coordinator.until_ended(migration).await;
     assert_eq!(ended.phase, Phase::Done, "{ended:?}");
-    let whole = (POINTS * POINT_BYTES * 4 / 3) as u64;
     let sent = sent.load(Ordering::SeqCst);
     // Up to three chunks of ten were under way. All of the first six again would be 1.6 times as much as there is.
     assert!((whole..whole * 14 / 10).contains(&sent), "{sent} bytes for {whole}");
