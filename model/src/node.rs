@@ -7,7 +7,7 @@ use ruvector_cluster_client::agent::Lease;
 use ruvector_cluster_client::ids::{Epoch, Incarnation, NodeId, Position, Revision, ShardId};
 use ruvector_cluster_client::replica::event::{Effect, Event, Operation, Reply, ReportOutcome};
 use ruvector_cluster_client::replica::memory::{MemoryCopy, MemoryStore};
-use ruvector_cluster_client::replica::store::{ShardStore, StoreAction, StoreResult, StoreState};
+use ruvector_cluster_client::replica::store::{ReplicaStore, StoreAction, StoreResult, StoreState};
 use ruvector_cluster_client::replica::wire::{Answer, Request};
 use ruvector_cluster_client::replica::{CallId, OpId, Replica, ReportId, Ticket, Value};
 use ruvector_cluster_client::wire::{Assignment, HeldShard, Role};

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use tokio::task::JoinError;
 
 use super::store::{Carried, CopySize, CopyStore, Idle};
-use crate::replica::store::{ShardStore, StoreAction, StoreError, StoreResult, StoreState};
+use crate::replica::store::{ReplicaStore, StoreAction, StoreError, StoreResult, StoreState};
 
-/// A [`ShardStore`] that the shell can use. Calls block, [`size`](BlockingStore::size) apart.
-pub trait BlockingStore: ShardStore + 'static {
+/// A [`ReplicaStore`] that the shell can use. Calls block, [`size`](BlockingStore::size) apart.
+pub trait BlockingStore: ReplicaStore + 'static {
     /// As [`CopyStore::size`].
     fn size(&self) -> Option<CopySize>;
 
@@ -83,7 +83,7 @@ impl<S: BlockingStore> Blocking<S> {
 #[async_trait]
 impl<S: BlockingStore> CopyStore for Blocking<S> {
     async fn found(&self) -> Result<Option<StoreState>, StoreError> {
-        let found = self.on_thread(ShardStore::state).await;
+        let found = self.on_thread(ReplicaStore::state).await;
         found.map_err(|error| StoreError::Unreachable(Box::new(error)))?
     }
 

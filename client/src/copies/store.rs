@@ -55,7 +55,7 @@ pub fn group_of(actions: &[StoreAction]) -> usize {
 /// - A disk without space fails nothing: what does not fit is left. The shell asks for it again until it was done.
 /// - Reads of the store may run beside all of this. They see each action wholly or not at all, and only what is durable.
 ///
-/// [`ShardStore`](crate::replica::store::ShardStore) says what each action does. A store whose calls block is one of these
+/// [`ReplicaStore`](crate::replica::store::ReplicaStore) says what each action does. A store whose calls block is one of these
 /// inside of [`Blocking`](super::Blocking).
 #[async_trait]
 pub trait CopyStore: Send + Sync + 'static {

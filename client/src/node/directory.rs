@@ -13,7 +13,7 @@ use crate::agent::HostError;
 use crate::copies::{Blocking, Copies, NodeStore, Outcome};
 use crate::ids::{Epoch, ShardId};
 use crate::replica::Key;
-use crate::replica::store::ShardStore as _;
+use crate::replica::store::ReplicaStore as _;
 use crate::replica::wire::Write;
 
 /// All copies of the node.

@@ -30,7 +30,7 @@ pub const HOLD_MS: u64 = 10_000;
 const WRITES_AT_A_TIME: usize = 256;
 /// Most shards that a request is working on.
 const SHARDS_AT_A_TIME: usize = 64;
-/// A wait for a newer map, after which the same primary is asked again: it may just have opened.
+/// A wait for a newer map, which is asked for; after it the same primary is asked again: it may just have opened.
 const MAP_WAIT_MS: u64 = 50;
 /// The same where a refusal said whom to ask next under the epoch that was asked for already; two nodes may name each other
 /// until both know better. Who is named under a higher one is asked at once: epochs rise, so that comes to an end.
@@ -426,7 +426,7 @@ impl<S: ShardStore> Gateway<S> {
             Some(_) => HINT_WAIT_MS,
             None => MAP_WAIT_MS,
         };
-        self.router.newer_than(attempts.seen, wait_ms.min(attempts.left_ms())).await;
+        self.router.refresh(attempts.seen, wait_ms.min(attempts.left_ms())).await;
     }
 
     async fn shard_of(&self, key: &str) -> Result<ShardId, GatewayError> {

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use super::store::ShardStore;
 use crate::copies::{BlockingStore, CopySize, Idle, group_of};
 use crate::ids::{Epoch, Position};
-use crate::replica::store::{ShardStore as ReplicaStore, StoreAction, StoreError, StoreResult, StoreState};
+use crate::replica::store::{ReplicaStore, StoreAction, StoreError, StoreResult, StoreState};
 use crate::replica::wire::{Alignment, Chunk, Write};
 use crate::replica::{Key, Value};
 

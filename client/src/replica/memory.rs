@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::store::{ShardStore, StoreError, StoreState};
+use super::store::{ReplicaStore, StoreError, StoreState};
 use super::tail::{TAIL_ENTRIES, Tail, TailEntry};
 use super::wire::{Alignment, Chunk, Write};
 use super::{Key, Value};
@@ -47,7 +47,7 @@ impl From<Option<MemoryCopy>> for MemoryStore {
     }
 }
 
-impl ShardStore for MemoryStore {
+impl ReplicaStore for MemoryStore {
     fn state(&self) -> Result<Option<StoreState>, StoreError> {
         Ok(self.lock().as_ref().map(|copy| copy.state.clone()))
     }

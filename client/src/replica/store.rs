@@ -23,20 +23,20 @@ pub struct StoreState {
 /// Something to be done to a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StoreAction {
-    /// [`ShardStore::create`].
+    /// [`ReplicaStore::create`].
     Create,
-    /// [`ShardStore::adopt`].
+    /// [`ReplicaStore::adopt`].
     Adopt(Epoch),
-    /// [`ShardStore::append`].
+    /// [`ReplicaStore::append`].
     Append(Vec<Write>),
-    /// [`ShardStore::align`].
+    /// [`ReplicaStore::align`].
     Align(Alignment),
-    /// [`ShardStore::begin_fill`].
+    /// [`ReplicaStore::begin_fill`].
     BeginFill {
         /// Where the stream begins.
         base: Position,
     },
-    /// [`ShardStore::fill_range`].
+    /// [`ReplicaStore::fill_range`].
     FillRange {
         /// The stream's epoch.
         epoch: Epoch,
@@ -45,11 +45,11 @@ pub enum StoreAction {
         /// The range.
         chunk: Chunk,
     },
-    /// [`ShardStore::end_fill`].
+    /// [`ReplicaStore::end_fill`].
     EndFill,
-    /// [`ShardStore::read_keys`].
+    /// [`ReplicaStore::read_keys`].
     ReadKeys(Vec<Key>),
-    /// [`ShardStore::read_chunk`].
+    /// [`ReplicaStore::read_chunk`].
     ReadChunk {
         /// The range begins after this key.
         after: Option<Key>,
@@ -58,7 +58,7 @@ pub enum StoreAction {
         /// Bound of keys and values.
         max_bytes: u64,
     },
-    /// [`ShardStore::delete`].
+    /// [`ReplicaStore::delete`].
     Delete,
 }
 
@@ -101,7 +101,7 @@ pub enum StoreError {
 /// - Each action is atomic and durable (fsynced) when it returns: after a crash it happened wholly or not at all.
 /// - After a failed action the later ones are still carried out, or fail too; a create makes everything good again.
 /// - A full copy's content is what the log up to its last position makes; deleted keys leave nothing behind there.
-pub trait ShardStore: Send + Sync {
+pub trait ReplicaStore: Send + Sync {
     /// What is on disk; `None` when there is no copy.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! Actions come in groups that share a sync. While a group is *in flight* nobody sees anything of it; when its sync ends
 //! all of it is durable and visible. Where the process ends in between, a prefix of the group has happened, by chance, and the
 //! rest never will. Each process has a *life*; what an earlier one left in flight is settled when the next begins, and its
-//! workers can change nothing any more. The content is [`MemoryStore`]'s, the contract `ShardStore`'s.
+//! workers can change nothing any more. The content is [`MemoryStore`]'s, the contract `ReplicaStore`'s.
 
 mod copy;
 
@@ -15,7 +15,7 @@ use ruvector_cluster_client::copies::CopySize;
 use ruvector_cluster_client::ids::ShardId;
 use ruvector_cluster_client::replica::Key;
 use ruvector_cluster_client::replica::memory::{MemoryCopy, MemoryStore};
-use ruvector_cluster_client::replica::store::{ShardStore, StoreAction, StoreResult, StoreState};
+use ruvector_cluster_client::replica::store::{ReplicaStore, StoreAction, StoreResult, StoreState};
 use ruvector_cluster_client::replica::wire::Write;
 
 use crate::chance::Chance;

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::copies::{Blocking, BlockingStore, Copies, CopySize, Messenger, NodeStore, Outcome, Parts, Spawn};
 use crate::ids::{Epoch, Incarnation, MigrationId, NodeId, Position, Revision, ShardId};
 use crate::replica::memory::{MemoryCopy, MemoryStore};
-use crate::replica::store::{ShardStore, StoreAction, StoreError, StoreResult, StoreState};
+use crate::replica::store::{ReplicaStore, StoreAction, StoreError, StoreResult, StoreState};
 use crate::replica::wire::{Alignment, Answer, Chunk, Request, Write};
 use crate::replica::{Key, Value};
 use crate::wire::{
@@ -50,7 +50,7 @@ pub(super) struct TestStore {
     trouble: Arc<Trouble>,
 }
 
-impl ShardStore for TestStore {
+impl ReplicaStore for TestStore {
     fn state(&self) -> Result<Option<StoreState>, StoreError> {
         self.memory.state()
     }

@@ -6,12 +6,13 @@ use super::super::compare;
 use super::super::tail::Tail;
 use super::super::wire::{Answer, Chunk, Request, SameRun, Write};
 use super::coordinator::Coordinator;
+use super::learner::Learner;
 use super::schedule::Random;
 use super::world::*;
 use super::*;
 use crate::ids::MigrationId;
 use crate::replica::memory::{MemoryCopy, MemoryStore};
-use crate::replica::store::{ShardStore, StoreState};
+use crate::replica::store::{ReplicaStore, StoreState};
 use crate::wire::Report;
 
 /// The stream's epoch. What was there before is of lower ones.

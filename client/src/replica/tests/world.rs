@@ -6,7 +6,7 @@ use super::coordinator::Coordinator;
 use crate::ids::{Epoch, NodeId, Position, ShardId};
 use crate::replica::event::*;
 use crate::replica::memory::{MemoryCopy, MemoryStore};
-use crate::replica::store::{ShardStore, StoreAction};
+use crate::replica::store::{ReplicaStore, StoreAction};
 use crate::replica::wire::{Answer, Request};
 use crate::replica::*;
 use crate::wire::Report;

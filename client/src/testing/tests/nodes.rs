@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::copies::{Blocking, BlockingStore, Copies, CopySize, Messenger, NodeStore, Outcome, Parts, Spawn};
 use crate::ids::{Epoch, NodeId, Position, ShardId};
 use crate::replica::memory::MemoryStore;
-use crate::replica::store::{ShardStore, StoreError, StoreState};
+use crate::replica::store::{ReplicaStore, StoreError, StoreState};
 use crate::replica::wire::{Alignment, Answer, Chunk, Request, Write};
 use crate::replica::{Key, Value};
 use crate::testing::{Coordinator, CoordinatorOptions};
@@ -41,7 +41,7 @@ impl Clock for TestClock {
 /// A copy that outlives its node's process.
 pub(super) struct Store(Arc<MemoryStore>);
 
-impl ShardStore for Store {
+impl ReplicaStore for Store {
     fn state(&self) -> Result<Option<StoreState>, StoreError> {
         self.0.state()
     }

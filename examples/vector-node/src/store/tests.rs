@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use ruvector_cluster_client::copies::{BlockingStore, Idle};
 use ruvector_cluster_client::node::Kept;
-use ruvector_cluster_client::replica::store::ShardStore as _;
+use ruvector_cluster_client::replica::store::ReplicaStore as _;
 use ruvector_cluster_client::replica::wire::Write;
 
 use super::*;
