@@ -1,8 +1,8 @@
 //! The migration machine under every fault in every phase: a table, each cell of which is a run of its own.
 //!
-//! A [`Cell`] says what is migrated, in which phase, and what goes wrong there. The [`rig`] brings a small cluster with clients into
-//! that phase and holds it there, by withholding the reports that would end it; then the fault is [injected](inject), and
-//! everything goes on until it is [at rest](rest). A [`witness`] looks at each committed state meanwhile. [`expected`] says
+//! A [`Cell`] says what is migrated, in which phase, and what goes wrong there. The `rig` brings a small cluster with clients into
+//! that phase and holds it there, by withholding the reports that would end it; then the fault is injected, and
+//! everything goes on until it is at rest. A witness looks at each committed state meanwhile. [`expected`] says
 //! which ends are right; [`print`](mod@print) runs all cells and prints the table as Markdown.
 //!
 //! Invariant: what a cell does follows from its name and a number, the seed, alone.

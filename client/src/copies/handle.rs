@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Parts;
 use super::store::CopyStore;
@@ -39,8 +39,11 @@ impl<S: CopyStore> CopyHandle<S> {
         let (queue, requests) = mpsc::channel(MAX_QUEUED);
         let (own, completions) = mpsc::unbounded_channel();
         let (actions, asked) = mpsc::unbounded_channel();
-        let storing = worker::run(store.clone(), asked, own.clone());
+        let (changes, changed) = watch::channel(());
+        let storing = worker::run(store.clone(), asked, own.clone(), changes);
         parts.spawn.spawn(&format!("shard {shard}'s store"), Box::pin(storing));
+        let tending = worker::tend(store.clone(), changed);
+        parts.spawn.spawn(&format!("shard {shard}'s store, tended"), Box::pin(tending));
         let task = CopyTask::new(parts.clone(), shard, replica, actions, own.clone());
         let shown = task.shown();
         parts.spawn.spawn(&format!("shard {shard}"), Box::pin(task.run(requests, completions)));

@@ -69,8 +69,8 @@ pub trait CopyStore: Send + Sync + 'static {
     /// says that there is no space for the first: the shell waits, and tries again.
     async fn carry_out(&self, actions: Vec<StoreAction>) -> Carried;
 
-    /// Called now and then between actions, for work that nobody waits for: a step of some milliseconds, since the next action
-    /// waits for its end. Says whether there is more of it to do.
+    /// Called now and then, beside the actions but once at a time, for work that nobody waits for. Says whether there is more of
+    /// it to do.
     async fn tend(&self, _idle: Idle) -> bool {
         false
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::store::{Carried, CopyStore, Idle};
 use super::task::Input;
@@ -23,23 +23,28 @@ pub(super) async fn run<S: CopyStore>(
     store: Arc<S>,
     mut actions: mpsc::UnboundedReceiver<(OpId, StoreAction)>,
     done: mpsc::UnboundedSender<Input>,
+    changes: watch::Sender<()>,
 ) {
-    let (mut is_behind, mut wait) = (true, IDLE);
     loop {
         let mut taken = Vec::new();
-        let next = actions.recv_many(&mut taken, MAX_TAKEN);
-        let count = if is_behind { tokio::time::timeout(wait, next).await } else { Ok(next.await) };
-        match count {
-            Ok(0) => return,
-            Ok(_) => {
-                if !carry_out(&*store, taken, &done).await {
-                    return;
-                }
-                (is_behind, wait) = (store.tend(Idle::No).await, IDLE);
-            }
-            // Once idle, it goes on as long as there is something put off, in steps between which actions get their turn.
-            Err(_) => (is_behind, wait) = (store.tend(Idle::Yes).await, Duration::ZERO),
+        if actions.recv_many(&mut taken, MAX_TAKEN).await == 0 || !carry_out(&*store, taken, &done).await {
+            return;
         }
+        changes.send_replace(());
+    }
+}
+
+/// Tends to the store beside that, until it ends: after actions, and once idle for as long as there is something put off.
+pub(super) async fn tend<S: CopyStore>(store: Arc<S>, mut changes: watch::Receiver<()>) {
+    let (mut is_behind, mut wait) = (true, IDLE);
+    loop {
+        let next = changes.changed();
+        let changed = if is_behind { tokio::time::timeout(wait, next).await } else { Ok(next.await) };
+        (is_behind, wait) = match changed {
+            Ok(Err(_)) => return,
+            Ok(Ok(())) => (store.tend(Idle::No).await, IDLE),
+            Err(_) => (store.tend(Idle::Yes).await, Duration::ZERO),
+        };
     }
 }
 

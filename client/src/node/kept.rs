@@ -1,8 +1,8 @@
 //! One shard copy on disk: a journal in front of the author's database.
 //!
 //! Every action becomes a journal record and is durable with the fsync of its frame; several that wait share one. Then it
-//! changes the content in memory, where readers see it, and reaches the database later, in batches. When the journal has
-//! grown, everything is flushed and a new journal begins with what the database doesn't hold.
+//! changes the content in memory, where readers see it, and reaches the database later, in batches, beside the actions. When
+//! the journal has grown, a new one begins with what the database doesn't hold.
 //!
 //! Directory of a copy: `journal`, and the database under the random name that the journal's base says. The journal is made
 //! last and its directory renamed first when the copy goes, so a copy is there wholly or not at all.
@@ -18,7 +18,7 @@ mod tests;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use super::store::ShardStore;
 use crate::copies::{BlockingStore, CopySize, Idle, group_of};
@@ -39,6 +39,8 @@ pub struct Kept<S: ShardStore> {
     slot: RwLock<Slot<S>>,
     /// Held by whoever changes the copy.
     actions: Mutex<()>,
+    /// Held by whoever changes the database, or makes or removes the copy; taken before `actions`.
+    tending: Mutex<()>,
 }
 
 enum Slot<S> {
@@ -55,7 +57,7 @@ impl<S: ShardStore> Kept<S> {
             Ok(None) => Slot::Absent,
             Err(error) => Slot::Damaged(error.to_string()),
         };
-        Self { dir, options, slot: RwLock::new(slot), actions: Mutex::new(()) }
+        Self { dir, options, slot: RwLock::new(slot), actions: Mutex::default(), tending: Mutex::default() }
     }
 
     /// The last position; `None` without a copy.
@@ -69,10 +71,6 @@ impl<S: ShardStore> Kept<S> {
     /// [`CopyError`] when there is no readable copy, or it can't be searched.
     pub fn search(&self, query: &S::Query) -> Result<S::Found, CopyError> {
         S::search(&self.copy()?.view(), query).map_err(|error| CopyError::Damaged(error.to_string()))
-    }
-
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        unpoison(self.actions.lock())
     }
 
     fn copy(&self) -> Result<Arc<Copy<S>>, CopyError> {
@@ -107,17 +105,24 @@ impl<S: ShardStore> Kept<S> {
 
     /// Makes records durable with one fsync, then visible.
     fn log(&self, records: Vec<Record>) -> Result<(), CopyError> {
+        let _changing = unpoison(self.actions.lock());
         self.copy()?.log(records)
     }
 
     fn make(&self) -> Result<(), CopyError> {
-        self.remove()?;
+        let (_tending, _changing) = (unpoison(self.tending.lock()), unpoison(self.actions.lock()));
+        self.clear()?;
         let copy = Copy::make(&self.dir, &self.options)?;
         *unpoison(self.slot.write()) = Slot::Open(Arc::new(copy));
         Ok(())
     }
 
     fn remove(&self) -> Result<(), CopyError> {
+        let (_tending, _changing) = (unpoison(self.tending.lock()), unpoison(self.actions.lock()));
+        self.clear()
+    }
+
+    fn clear(&self) -> Result<(), CopyError> {
         *unpoison(self.slot.write()) = Slot::Absent;
         let gone = self.dir.with_extension("gone");
         remove_dir(&gone)?;
@@ -144,37 +149,30 @@ impl<S: ShardStore> ReplicaStore for Kept<S> {
     }
 
     fn create(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.make()?)
     }
 
     fn adopt(&self, epoch: Epoch) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.log(vec![Record::Adopt(epoch)])?)
     }
 
     fn append(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.log(vec![Record::Append(writes.to_vec())])?)
     }
 
     fn align(&self, alignment: &Alignment) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.log(vec![Record::Align(alignment.clone())])?)
     }
 
     fn begin_fill(&self, base: Position) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.log(vec![Record::BeginFill { base }])?)
     }
 
     fn fill_range(&self, epoch: Epoch, base: Position, chunk: &Chunk) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.log(vec![Record::FillRange { epoch, base, chunk: chunk.clone() }])?)
     }
 
     fn end_fill(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.log(vec![Record::EndFill])?)
     }
 
@@ -192,7 +190,6 @@ impl<S: ShardStore> ReplicaStore for Kept<S> {
     }
 
     fn delete(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
         Ok(self.remove()?)
     }
 }
@@ -204,7 +201,11 @@ impl<S: ShardStore> BlockingStore for Kept<S> {
 
     /// Those that may share an fsync do.
     fn carry_out_all(&self, actions: &[StoreAction]) -> Vec<StoreResult> {
-        let _changing = self.changing();
+        if self.copy().is_ok_and(|copy| copy.is_journal_full())
+            && let Err(error) = self.tend(Idle::Yes)
+        {
+            tracing::error!(dir = %self.dir.display(), %error, "what waits for the database could not be written");
+        }
         let mut results = Vec::new();
         while results.len() < actions.len() {
             let rest = &actions[results.len()..];
@@ -227,16 +228,22 @@ impl<S: ShardStore> BlockingStore for Kept<S> {
         results
     }
 
-    /// Brings the database nearer to the content. Where the database can't be written, the copy counts as lost.
+    /// Brings the database nearer to the content, beside the actions. Where the database can't be written, the copy counts as
+    /// lost.
     fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
-        let _changing = self.changing();
+        let _tending = unpoison(self.tending.lock());
         let Ok(copy) = self.copy() else { return Ok(false) };
+        if copy.is_journal_long() {
+            copy.flush_most()?;
+            let _changing = unpoison(self.actions.lock());
+            copy.rebase()?;
+        }
         Ok(copy.tend(idle)?)
     }
 
     /// Flushes everything, so that the next opening has little to replay.
     fn close(&self) -> Result<(), StoreError> {
-        let _changing = self.changing();
+        let (_tending, _changing) = (unpoison(self.tending.lock()), unpoison(self.actions.lock()));
         let Ok(copy) = self.copy() else { return Ok(()) };
         copy.flush_all()?;
         Ok(copy.rebase()?)

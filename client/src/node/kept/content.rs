@@ -46,6 +46,10 @@ pub(super) struct Base {
     pub(super) tail: Tail,
     /// While the copy is filled.
     pub(super) tombstones: Vec<(Key, Position)>,
+    /// What the database lacks.
+    pub(super) fresh: Vec<Write>,
+    /// What it has too much, or may have.
+    pub(super) doomed: Vec<Key>,
 }
 
 /// Where the value of a key is.
@@ -63,7 +67,7 @@ pub(super) enum Held {
 pub(super) struct Entry {
     pub(super) position: Position,
     pub(super) held: Held,
-    /// The database has a row under this key, of this or of an older write.
+    /// The database has a row under this key, of this or of an older write; or may have one, while it is flushed.
     in_rows: bool,
     /// Of key and value.
     bytes: u64,
@@ -109,21 +113,30 @@ impl Content {
             let entry = Entry { position, held: Held::InDatabase, in_rows: true, bytes };
             content.insert(key, entry);
         }
+        for key in base.doomed {
+            content.remove(&key);
+        }
         for (key, position) in base.tombstones {
             content.put(Write { position, key, value: None });
+        }
+        for write in base.fresh {
+            content.put(write);
         }
         content
     }
 
-    /// What a new journal begins with, once nothing is fresh or doomed.
+    /// What a new journal begins with.
     pub(super) fn base(&self, database: &str) -> Base {
         let dead = self.entries.iter().filter(|(_, entry)| entry.held == Held::Tombstone);
+        let write = |Row { key, position, value }| Write { position, key, value: Some(value) };
         Base {
             database: database.to_owned(),
             adopted: self.state.adopted,
             full: self.state.full,
             tail: self.state.tail.clone(),
             tombstones: dead.map(|(key, entry)| (key.clone(), entry.position)).collect(),
+            fresh: self.fresh(usize::MAX).into_iter().map(write).collect(),
+            doomed: self.doomed(usize::MAX),
         }
     }
 
@@ -241,10 +254,30 @@ impl Content {
         self.entries.get(key).map_or(Ok(None), |entry| entry.row(key, store))
     }
 
-    /// Entries after a key, ascending.
-    pub(super) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
-        let start = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range::<Key, _>((start, Bound::Unbounded))
+    /// The entries that have a value after one key and up to another, ascending, and where they end: after `max_bytes`, exceeded
+    /// by at most one entry, or at `until`.
+    pub(super) fn range(
+        &self,
+        after: Option<&Key>,
+        until: Option<&Key>,
+        max_bytes: u64,
+    ) -> (Vec<(Key, Entry)>, Option<Key>) {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let in_range = |(key, _): &(&Key, &Entry)| until.is_none_or(|until| *key <= until);
+        let mut found: Vec<(Key, Entry)> = Vec::new();
+        let mut bytes = 0;
+        for (key, entry) in self.entries.range::<Key, _>((start, Bound::Unbounded)).take_while(in_range) {
+            if entry.held == Held::Tombstone {
+                continue;
+            }
+            if let Some((last, _)) = found.last().filter(|_| bytes >= max_bytes) {
+                let upto = Some(last.clone());
+                return (found, upto);
+            }
+            bytes += entry.bytes;
+            found.push((key.clone(), entry.clone()));
+        }
+        (found, until.cloned())
     }
 
     /// Up to `limit` rows that the database lacks.
@@ -263,19 +296,30 @@ impl Content {
         self.doomed.iter().take(limit).cloned().collect()
     }
 
-    /// The database has these rows now.
-    pub(super) fn note_flushed(&mut self, rows: &[Row]) {
-        for row in rows {
+    /// Up to so many rows and keys of those that the database is to be told of now. Until [`end_flush`](Content::end_flush) says
+    /// that it has been, it may have them or not, and whoever is changed meanwhile is told of later.
+    pub(super) fn begin_flush(&mut self, rows: usize, keys: usize) -> (Vec<Row>, Vec<Key>) {
+        let (fresh, doomed) = (self.fresh(rows), self.doomed(keys));
+        for row in &fresh {
             if let Some(entry) = self.entries.get_mut(&row.key) {
-                entry.held = Held::InDatabase;
                 entry.in_rows = true;
             }
-            self.fresh.remove(&row.key);
         }
+        (fresh, doomed)
     }
 
-    /// The database no longer has these rows.
-    pub(super) fn note_removed(&mut self, keys: &[Key]) {
+    /// The database has these rows now, and no longer has these keys.
+    pub(super) fn end_flush(&mut self, rows: &[Row], keys: &[Key]) {
+        for Row { key, position, value } in rows {
+            // A filling may set another value under the same stamp.
+            let is_as_flushed = |entry: &&mut Entry| {
+                entry.position == *position && matches!(&entry.held, Held::Fresh(held) if held == value)
+            };
+            if let Some(entry) = self.entries.get_mut(key).filter(is_as_flushed) {
+                entry.held = Held::InDatabase;
+                self.fresh.remove(key);
+            }
+        }
         for key in keys {
             self.doomed.remove(key);
         }

@@ -13,18 +13,20 @@ use crate::replica::wire::{Chunk, Write};
 use crate::replica::{Key, Value};
 
 use super::CopyError;
-use super::content::{Base, Content, Entry, Held, Record};
+use super::content::{Base, Content, Record};
 use super::journal::{self, Journal, JournalError};
 use crate::node::store::{ShardStore, StoreFault, View};
 
 /// Keys that may differ from the database before they are flushed.
-const FLUSH_AT: usize = 128;
-/// Most rows of one flush: a transaction of some milliseconds, for which the next write waits.
-const FLUSH_ROWS: usize = 128;
+const FLUSH_AT: usize = 256;
+/// Most rows of one flush: the reading of a range waits for its end.
+const FLUSH_ROWS: usize = 512;
 /// Most deletes of one flush: in some databases each is a transaction with an fsync of its own.
-const FLUSH_DELETES: usize = 4;
+const FLUSH_DELETES: usize = 16;
 /// Journal size from which a new one is begun.
 const JOURNAL_BYTES: u64 = 8 << 20;
+/// Journal size at which writes wait for the database: so much is replayed at most when the copy is opened.
+const MAX_JOURNAL_BYTES: u64 = 4 * JOURNAL_BYTES;
 
 /// A copy that is open.
 pub(super) struct Copy<S> {
@@ -34,6 +36,8 @@ pub(super) struct Copy<S> {
     database: String,
     journal: Mutex<Journal>,
     content: RwLock<Content>,
+    /// Held by whoever changes the database, and read by whoever reads several of its rows as of one moment.
+    database_changes: RwLock<()>,
     failed: AtomicBool,
 }
 
@@ -55,6 +59,8 @@ impl<S: ShardStore> Copy<S> {
             full: true,
             tail: Tail::default(),
             tombstones: Vec::new(),
+            fresh: Vec::new(),
+            doomed: Vec::new(),
         };
         let content = Content::new(empty.clone(), []);
         let journal = Journal::replace(&dir.join("journal"), &[Record::Base(empty)])?;
@@ -64,6 +70,7 @@ impl<S: ShardStore> Copy<S> {
             database,
             journal: Mutex::new(journal),
             content: RwLock::new(content),
+            database_changes: RwLock::default(),
             failed: AtomicBool::new(false),
         })
     }
@@ -97,21 +104,17 @@ impl<S: ShardStore> Copy<S> {
         until: Option<&Key>,
         max_bytes: u64,
     ) -> Result<Chunk, CopyError> {
-        let content = unpoison(self.content.read());
-        let (at, total_bytes) = (content.state.tail.last(), Some(content.bytes()));
-        let (after, upto) = (after.cloned(), until.cloned());
-        let mut chunk = Chunk { after, upto, at, writes: Vec::new(), total_bytes };
-        let mut bytes = 0;
-        let in_range = |(key, _): &(&Key, &Entry)| until.is_none_or(|until| *key <= until);
-        let entries = content.after(chunk.after.as_ref()).take_while(in_range);
-        for (key, _) in entries.filter(|(_, entry)| entry.held != Held::Tombstone) {
-            if bytes >= max_bytes && !chunk.writes.is_empty() {
-                chunk.upto = chunk.writes.last().map(|write| write.key.clone());
-                break;
-            }
-            let write = self.write_of(&content, key)?;
-            bytes += write.size_bytes() as u64;
-            chunk.writes.push(write);
+        // Writes go on meanwhile: what of this moment is in the database stays there until it was read.
+        let _unchanged = unpoison(self.database_changes.read());
+        let (mut chunk, entries) = {
+            let content = unpoison(self.content.read());
+            let (at, total_bytes) = (content.state.tail.last(), Some(content.bytes()));
+            let (entries, upto) = content.range(after, until, max_bytes);
+            (Chunk { after: after.cloned(), upto, at, writes: Vec::new(), total_bytes }, entries)
+        };
+        for (key, entry) in entries {
+            let row = entry.row(&key, &self.store).map_err(damaged)?;
+            chunk.writes.push(Write { position: entry.position, key, value: row.map(|row| row.value) });
         }
         Ok(chunk)
     }
@@ -148,6 +151,7 @@ impl<S: ShardStore> Copy<S> {
             database: name,
             journal: Mutex::new(journal),
             content: RwLock::new(content),
+            database_changes: RwLock::default(),
             failed: AtomicBool::new(false),
         }))
     }
@@ -192,24 +196,34 @@ impl<S: ShardStore> Copy<S> {
         Ok(Write { position: entry.position, key: key.clone(), value: row.map(|row| row.value) })
     }
 
+    /// Brings the database nearer to the content while that goes on changing; at most one call at a time. Says whether there is
+    /// more to do.
     pub(super) fn tend(&self, idle: Idle) -> Result<bool, CopyError> {
         let due = unpoison(self.content.read()).unflushed() >= FLUSH_AT;
         if due || idle == Idle::Yes {
             self.flush()?;
         }
-        if unpoison(self.journal.lock()).len() >= JOURNAL_BYTES {
-            self.flush_all()?;
-            self.rebase()?;
-        }
-        Ok(unpoison(self.content.read()).unflushed() > 0)
+        Ok(self.is_behind())
+    }
+
+    /// Whether the database lacks anything.
+    pub(super) fn is_behind(&self) -> bool {
+        unpoison(self.content.read()).unflushed() > 0
+    }
+
+    /// Whether a new journal is due.
+    pub(super) fn is_journal_long(&self) -> bool {
+        unpoison(self.journal.lock()).len() >= JOURNAL_BYTES
+    }
+
+    /// Whether writes have to wait for one.
+    pub(super) fn is_journal_full(&self) -> bool {
+        unpoison(self.journal.lock()).len() >= MAX_JOURNAL_BYTES
     }
 
     /// One bounded step; says whether it did something.
     fn flush(&self) -> Result<bool, CopyError> {
-        let (fresh, doomed) = {
-            let content = unpoison(self.content.read());
-            (content.fresh(FLUSH_ROWS), content.doomed(FLUSH_DELETES))
-        };
+        let (fresh, doomed) = unpoison(self.content.write()).begin_flush(FLUSH_ROWS, FLUSH_DELETES);
         let failed = |error: StoreFault| {
             self.failed.store(true, Ordering::SeqCst);
             damaged(error)
@@ -217,20 +231,25 @@ impl<S: ShardStore> Copy<S> {
         if fresh.is_empty() && doomed.is_empty() {
             return Ok(false);
         }
+        let _changing = unpoison(self.database_changes.write());
         self.store.write(&fresh, &doomed).map_err(failed)?;
-        let mut content = unpoison(self.content.write());
-        content.note_flushed(&fresh);
-        content.note_removed(&doomed);
+        unpoison(self.content.write()).end_flush(&fresh, &doomed);
         Ok(true)
     }
 
+    /// Until little is left. Whoever adds to it faster has to wait when the journal is full.
+    pub(super) fn flush_most(&self) -> Result<(), CopyError> {
+        while unpoison(self.content.read()).unflushed() >= FLUSH_AT && self.flush()? {}
+        Ok(())
+    }
+
+    /// While nothing is added: each step takes something.
     pub(super) fn flush_all(&self) -> Result<(), CopyError> {
-        // Each step takes something, and nothing is added while the copy is being changed.
         while self.flush()? {}
         Ok(())
     }
 
-    /// Begins a new journal, once everything is in the database.
+    /// Begins a new journal, with what the database doesn't have. Neither a flush nor a change may be under way.
     pub(super) fn rebase(&self) -> Result<(), CopyError> {
         let base: Base = unpoison(self.content.read()).base(&self.database);
         let mut journal = unpoison(self.journal.lock());

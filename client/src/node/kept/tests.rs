@@ -2,7 +2,7 @@ mod plain;
 
 use std::path::Path;
 
-use plain::Plain;
+use plain::{Gate, Plain};
 
 use super::*;
 use crate::replica::memory::MemoryStore;
@@ -20,7 +20,27 @@ fn write(epoch: u64, n: u64, key: &str, x: Option<u64>) -> Write {
 }
 
 fn open(dir: &Path) -> Kept<Plain> {
-    Kept::open(dir.join("7"), ())
+    open_with(dir, &Gate::default())
+}
+
+fn open_with(dir: &Path, gate: &Gate) -> Kept<Plain> {
+    Kept::open(dir.join("7"), gate.clone())
+}
+
+/// Does something while the database takes what was fresh before.
+fn during_flush<T>(store: &Kept<Plain>, gate: &Gate, act: impl FnOnce() -> T) -> T {
+    let closed = gate.close();
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| store.tend(Idle::Yes).unwrap());
+        while !gate.is_wanted() {
+            assert!(!flush.is_finished(), "there is something to flush");
+            std::thread::yield_now();
+        }
+        let done = act();
+        drop(closed);
+        flush.join().unwrap();
+        done
+    })
 }
 
 fn everything(store: &dyn ReplicaStore) -> (StoreState, Vec<Write>) {
@@ -65,6 +85,77 @@ fn a_search_sees_what_the_database_lacks_and_is_told_what_of_it_is_out_of_date()
     assert_eq!(found.fresh, ["a", "d"]);
     assert_eq!(found.all, ["a", "c", "d"]);
     assert_eq!(found.outdated, 3);
+}
+
+#[test]
+fn what_changes_while_it_is_flushed_is_as_it_was_changed() {
+    for then in ["crash", "go on"] {
+        let (dir, gate) = (tempfile::tempdir().unwrap(), Gate::default());
+        let store = open_with(dir.path(), &gate);
+        store.create().unwrap();
+        let writes =
+            ["over", "gone", "back", "kept"].iter().zip(1..).map(|(key, n)| write(1, n, key, Some(n)));
+        store.append(&writes.collect::<Vec<_>>()).unwrap();
+        during_flush(&store, &gate, || {
+            store.append(&[write(1, 5, "over", Some(50)), write(1, 6, "gone", None)]).unwrap();
+            store.append(&[write(1, 7, "back", None), write(1, 8, "back", Some(80))]).unwrap();
+        });
+        let before = everything(&store);
+        let found = store.search(&()).unwrap();
+        assert_eq!(
+            (found.current, found.fresh),
+            (vec!["kept".to_owned()], vec!["back".to_owned(), "over".to_owned()])
+        );
+        let store = match then {
+            "crash" => {
+                drop(store);
+                open(dir.path())
+            }
+            _ => store,
+        };
+        assert_eq!(everything(&store), before, "{then}");
+        store.tend(Idle::Yes).unwrap();
+        let found = store.search(&()).unwrap();
+        assert_eq!((found.current.len(), found.outdated, found.all.len()), (3, 0, 3), "{then}: {found:?}");
+        assert_eq!(everything(&store), before, "{then}");
+    }
+}
+
+#[test]
+fn a_deleted_key_is_not_found_while_the_database_takes_its_value() {
+    let (dir, gate) = (tempfile::tempdir().unwrap(), Gate::default());
+    let store = open_with(dir.path(), &gate);
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1))]).unwrap();
+    during_flush(&store, &gate, || {
+        store.append(&[write(1, 2, "a", None)]).unwrap();
+        let view = store.copy().unwrap();
+        assert!(!view.view().is_current("a"), "the database may have it by now");
+    });
+    assert!(store.search(&()).unwrap().current.is_empty());
+}
+
+#[test]
+fn a_journal_that_grows_long_is_begun_anew_with_what_the_database_lacks() {
+    let (dir, gate) = (tempfile::tempdir().unwrap(), Gate::default());
+    let store = open_with(dir.path(), &gate);
+    store.create().unwrap();
+    let large = Value::from(vec![7; 1 << 20]);
+    let large_write =
+        |n: u64| Write { position: at(1, n), key: format!("k{n}").into(), value: Some(large.clone()) };
+    for n in 1..=8 {
+        store.append(&[large_write(n)]).unwrap();
+    }
+    let length = || std::fs::metadata(dir.path().join("7/journal")).unwrap().len();
+    assert!(length() >= 8 << 20);
+    let before = everything(&store);
+    store.tend(Idle::No).unwrap();
+    assert!(length() < 12 << 20, "{}", length());
+    store.append(&[large_write(9)]).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.last(), Some(at(1, 9)));
+    assert_eq!(everything(&store).1[..8], before.1[..]);
 }
 
 #[test]
@@ -159,8 +250,8 @@ fn random_actions_leave_what_the_model_has() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     };
-    let dir = tempfile::tempdir().unwrap();
-    let (mut store, model) = (open(dir.path()), MemoryStore::default());
+    let (dir, gate) = (tempfile::tempdir().unwrap(), Gate::default());
+    let (mut store, model) = (open_with(dir.path(), &gate), MemoryStore::default());
     for copy in [&store as &dyn ReplicaStore, &model] {
         copy.create().unwrap();
     }
@@ -198,8 +289,8 @@ fn random_actions_leave_what_the_model_has() {
             }
             9 => StoreAction::EndFill,
             10 => {
-                drop(std::mem::replace(&mut store, Kept::open(dir.path().join("none"), ())));
-                store = open(dir.path());
+                drop(std::mem::replace(&mut store, Kept::open(dir.path().join("none"), Gate::default())));
+                store = open_with(dir.path(), &gate);
                 continue;
             }
             _ => {
@@ -207,7 +298,14 @@ fn random_actions_leave_what_the_model_has() {
                 continue;
             }
         };
-        assert_eq!(store.carry_out_all(std::slice::from_ref(&action)), [StoreResult::Done], "{action:?}");
+        let carry_out = || {
+            assert_eq!(store.carry_out_all(std::slice::from_ref(&action)), [StoreResult::Done], "{action:?}")
+        };
+        if random(3) == 0 && store.copy().unwrap().is_behind() {
+            during_flush(&store, &gate, carry_out);
+        } else {
+            carry_out();
+        }
         model.carry_out(&action).unwrap();
         let alive = |copy: &dyn ReplicaStore| {
             let (state, writes) = everything(copy);

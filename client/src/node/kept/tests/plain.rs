@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +13,30 @@ use crate::ids::Position;
 use crate::node::store::{Row, ShardStore, Stamp, StoreFault, View};
 use crate::replica::{Key, Value};
 
+/// Where changes of a database can be held up.
+#[derive(Clone, Default)]
+pub(super) struct Gate {
+    passage: Arc<Mutex<()>>,
+    is_wanted: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// Changes wait while this is held.
+    pub(super) fn close(&self) -> MutexGuard<'_, ()> {
+        let closed = self.passage.lock().unwrap();
+        self.is_wanted.store(false, Ordering::SeqCst);
+        closed
+    }
+
+    /// A change waits.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::SeqCst)
+    }
+}
+
 pub(super) struct Plain {
     path: PathBuf,
+    gate: Gate,
     rows: Mutex<BTreeMap<String, (Position, Vec<u8>)>>,
 }
 
@@ -44,14 +67,14 @@ impl Plain {
 }
 
 impl ShardStore for Plain {
-    type Options = ();
+    type Options = Gate;
     type Query = ();
     type Found = Seen;
 
-    fn open(path: &Path, _options: &()) -> Result<Self, StoreFault> {
+    fn open(path: &Path, gate: &Gate) -> Result<Self, StoreFault> {
         let rows =
             if path.try_exists()? { serde_json::from_slice(&fs::read(path)?)? } else { BTreeMap::new() };
-        let store = Self { path: path.to_owned(), rows: Mutex::new(rows) };
+        let store = Self { path: path.to_owned(), gate: gate.clone(), rows: Mutex::new(rows) };
         store.change(|_| {})?;
         Ok(store)
     }
@@ -70,6 +93,8 @@ impl ShardStore for Plain {
     }
 
     fn write(&self, put: &[Row], remove: &[Key]) -> Result<(), StoreFault> {
+        self.gate.is_wanted.store(true, Ordering::SeqCst);
+        let _open = self.gate.passage.lock().unwrap();
         self.change(|held| {
             held.extend(put.iter().map(|row| (row.key.to_string(), (row.position, row.value.to_vec()))));
             held.retain(|key, _| !remove.iter().any(|gone| **gone == **key));
