@@ -10,6 +10,7 @@
 //!
 //! Invariant: a plan never fails. What can't be placed is reported with a reason and left as it is.
 
+mod asked;
 mod bound;
 mod build;
 mod cancel;
@@ -34,6 +35,7 @@ mod steps;
 mod takers;
 mod words;
 
+pub use asked::objection;
 pub use build::is_mass_failure;
 pub use explain::{Explained, explain};
 pub use hotspots::hotspots;

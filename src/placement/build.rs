@@ -55,6 +55,30 @@ pub fn is_mass_failure(metadata: &Metadata, policy: &RebalancePolicy, now_ms: u6
 
 impl Built {
     pub(crate) fn of(source: Source<'_>) -> Self {
+        let nodes: Vec<NodeId> = source.metadata.nodes().map(|node| node.id.clone()).collect();
+        let (shards, specs, are_sizes_known) = source.shard_specs(&nodes);
+        Self::with(source, nodes, shards, specs, are_sizes_known)
+    }
+
+    /// The same with one shard alone: a look at each node, and at none of the other shards.
+    pub(crate) fn of_one(source: Source<'_>, shard: &ShardRow) -> Self {
+        let nodes: Vec<NodeId> = source.metadata.nodes().map(|node| node.id.clone()).collect();
+        let mut spec = source.shard_spec(shard, &nodes);
+        let size = |primary: &NodeId| source.soft.held(primary, shard.id).map(|held| held.size_bytes);
+        let bytes = shard.primary.as_ref().and_then(size);
+        spec.bytes = bytes.unwrap_or(0);
+        let is_deleting = |node: &&NodeId| source.metadata.retiring_row(shard.id, node).is_some();
+        spec.barred = nodes.iter().filter(is_deleting).filter_map(|node| index(&nodes, node)).collect();
+        Self::with(source, nodes, vec![shard.id], vec![spec], bytes.is_some())
+    }
+
+    fn with(
+        source: Source<'_>,
+        nodes: Vec<NodeId>,
+        shards: Vec<ShardId>,
+        specs_of_shards: Vec<ShardSpec>,
+        are_sizes_known: bool,
+    ) -> Self {
         let metadata = source.metadata;
         let mut racks: BTreeMap<(Option<&str>, Option<&str>), usize> =
             metadata.nodes().map(|node| ((node.zone.as_deref(), node.rack.as_deref()), 0)).collect();
@@ -71,8 +95,6 @@ impl Built {
             let rack = racks.get(&(node.zone.as_deref(), node.rack.as_deref())).copied().unwrap_or(0);
             source.node_spec(node, rack, &room, is_held_back)
         });
-        let nodes: Vec<NodeId> = metadata.nodes().map(|node| node.id.clone()).collect();
-        let (shards, specs_of_shards, are_sizes_known) = source.shard_specs(&nodes);
         let problem = Problem {
             nodes: specs.collect(),
             zone_of_rack,

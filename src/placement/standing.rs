@@ -71,15 +71,19 @@ pub(crate) fn standing(layout: &Layout<'_>, shard: usize, node: NodeIndex) -> St
 /// What a copy on `node` could be as far as zones and racks go, whatever is wrong with the node itself.
 pub(crate) fn places(layout: &Layout<'_>, shard: usize, node: NodeIndex) -> Places {
     let fits = |from: NodeIndex| {
-        let may_leave = may_leave(layout, from);
-        let counting = if must_leave(layout, shard, from) { Counting::Staying } else { Counting::All };
-        may_leave
-            && layout.is_spread(shard, node, Some(from), counting)
+        may_leave(layout, from)
+            && is_spread_instead(layout, shard, from, node)
             && layout.may_inherit(shard, from, node)
     };
     let instead_of = layout.copies[shard].iter().map(|copy| copy.node).filter(|from| fits(*from)).collect();
     let lacks = layout.copies[shard].len() < layout.problem.replication_factor;
     Places { instead_of, is_missing: lacks && layout.is_spread(shard, node, None, Counting::Staying) }
+}
+
+/// Whether a copy on `node` instead of the one on `from` keeps the rule on zones and racks.
+pub(crate) fn is_spread_instead(layout: &Layout<'_>, shard: usize, from: NodeIndex, node: NodeIndex) -> bool {
+    let counting = if must_leave(layout, shard, from) { Counting::Staying } else { Counting::All };
+    layout.is_spread(shard, node, Some(from), counting)
 }
 
 /// Whether a plan may take copies away from `node`.

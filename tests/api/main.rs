@@ -13,6 +13,7 @@ mod explain;
 mod hotspots;
 mod operating;
 mod process;
+mod refused_moves;
 mod repeats;
 mod semantics;
 mod streams;

@@ -152,8 +152,10 @@ impl Tx<'_> {
         if node.is_down() {
             return invalid("is down");
         }
-        if node.intent != Intent::Schedulable {
-            return invalid("is not schedulable: it drains or is in maintenance");
+        match node.intent {
+            Intent::Schedulable => {}
+            Intent::Draining | Intent::Drained => return invalid("is being emptied"),
+            Intent::Maintenance => return invalid("is in maintenance"),
         }
         if node.capacity.0 == 0 {
             return invalid("has capacity 0");
