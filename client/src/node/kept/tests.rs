@@ -241,6 +241,11 @@ fn a_batch_of_actions_has_a_result_for_each_and_refuses_gaps() {
     assert_eq!(store.last(), Some(at(3, 2)));
 }
 
+fn alive(copy: &dyn ReplicaStore) -> (StoreState, Vec<Write>) {
+    let (state, writes) = everything(copy);
+    (state, writes.into_iter().filter(|write| write.value.is_some()).collect())
+}
+
 /// The disk store and the model take the same random actions and must agree after each, also across crashes at any point
 /// and flushes at any time.
 #[test]
@@ -307,10 +312,6 @@ fn random_actions_leave_what_the_model_has() {
             carry_out();
         }
         model.carry_out(&action).unwrap();
-        let alive = |copy: &dyn ReplicaStore| {
-            let (state, writes) = everything(copy);
-            (state, writes.into_iter().filter(|write| write.value.is_some()).collect::<Vec<_>>())
-        };
         assert_eq!(alive(&store), alive(&model), "step {step}: {action:?}");
         let (after, until): (Key, Key) =
             (format!("k{}", random(15)).into(), format!("k{}", random(15)).into());
