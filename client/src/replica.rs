@@ -83,7 +83,7 @@ numbers! {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Then {
     Nothing,
-    /// Begin to lead this epoch, which is adopted now.
+    /// This epoch, which is to be led, is adopted now.
     Lead(Epoch),
     /// Tell a copy to become equal, with what was read.
     Align {
@@ -345,7 +345,11 @@ impl Replica {
             self.out.push(Effect::Answer { ticket, answer });
         }
         match (op.then, result) {
-            (Then::Lead(epoch), _) => self.begin_to_lead(epoch),
+            (Then::Lead(epoch), _) => {
+                if let Some(lead) = self.lead.as_mut().filter(|lead| lead.epoch == epoch) {
+                    lead.adopted = true;
+                }
+            }
             (Then::Align { node, expect, common }, StoreResult::Writes(writes)) => {
                 self.align_peer(
                     id,

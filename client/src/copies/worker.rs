@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::store::{Carried, CopyStore, Idle};
 use super::task::Input;
@@ -34,17 +35,20 @@ pub(super) async fn run<S: CopyStore>(
     }
 }
 
-/// Tends to the store beside that, until it ends: after actions, and once idle for as long as there is something put off.
+/// Tends to the store beside that, until it ends: after actions, and once idle for as long as there is something put off. At most
+/// half of the time, since the disk and the processors are the actions' too.
 pub(super) async fn tend<S: CopyStore>(store: Arc<S>, mut changes: watch::Receiver<()>) {
     let (mut is_behind, mut wait) = (true, IDLE);
     loop {
         let next = changes.changed();
         let changed = if is_behind { tokio::time::timeout(wait, next).await } else { Ok(next.await) };
+        let begun = Instant::now();
         (is_behind, wait) = match changed {
             Ok(Err(_)) => return,
             Ok(Ok(())) => (store.tend(Idle::No).await, IDLE),
             Err(_) => (store.tend(Idle::Yes).await, Duration::ZERO),
         };
+        tokio::time::sleep(begun.elapsed()).await;
     }
 }
 

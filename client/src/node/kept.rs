@@ -18,6 +18,7 @@ mod tests;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::store::ShardStore;
@@ -41,6 +42,8 @@ pub struct Kept<S: ShardStore> {
     actions: Mutex<()>,
     /// Held by whoever changes the database, or makes or removes the copy; taken before `actions`.
     tending: Mutex<()>,
+    /// The files of a copy that went are still there, under another name.
+    has_remains: AtomicBool,
 }
 
 enum Slot<S> {
@@ -57,7 +60,14 @@ impl<S: ShardStore> Kept<S> {
             Ok(None) => Slot::Absent,
             Err(error) => Slot::Damaged(error.to_string()),
         };
-        Self { dir, options, slot: RwLock::new(slot), actions: Mutex::default(), tending: Mutex::default() }
+        Self {
+            dir,
+            options,
+            slot: RwLock::new(slot),
+            actions: Mutex::default(),
+            tending: Mutex::default(),
+            has_remains: AtomicBool::new(false),
+        }
     }
 
     /// The last position; `None` without a copy.
@@ -122,16 +132,26 @@ impl<S: ShardStore> Kept<S> {
         self.clear()
     }
 
+    /// The copy is gone when this returns. Its files go later, when nobody waits: removing many bytes holds up what others sync.
     fn clear(&self) -> Result<(), CopyError> {
         *unpoison(self.slot.write()) = Slot::Absent;
-        let gone = self.dir.with_extension("gone");
-        remove_dir(&gone)?;
-        match std::fs::rename(&self.dir, &gone) {
+        self.remove_remains()?;
+        match std::fs::rename(&self.dir, self.remains()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        journal::sync_parent(&self.dir)?;
-        Ok(remove_dir(&gone)?)
+        self.has_remains.store(true, Ordering::SeqCst);
+        Ok(journal::sync_parent(&self.dir)?)
+    }
+
+    fn remains(&self) -> PathBuf {
+        self.dir.with_extension("gone")
+    }
+
+    fn remove_remains(&self) -> io::Result<()> {
+        remove_dir(&self.remains())?;
+        self.has_remains.store(false, Ordering::SeqCst);
+        Ok(())
     }
 }
 
@@ -232,13 +252,17 @@ impl<S: ShardStore> BlockingStore for Kept<S> {
     /// lost.
     fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
         let _tending = unpoison(self.tending.lock());
-        let Ok(copy) = self.copy() else { return Ok(false) };
+        if idle == Idle::Yes && self.has_remains.load(Ordering::SeqCst) {
+            self.remove_remains().map_err(CopyError::from)?;
+        }
+        let has_remains = self.has_remains.load(Ordering::SeqCst);
+        let Ok(copy) = self.copy() else { return Ok(has_remains) };
         if copy.is_journal_long() {
             copy.flush_most()?;
             let _changing = unpoison(self.actions.lock());
             copy.rebase()?;
         }
-        Ok(copy.tend(idle)?)
+        Ok(copy.tend(idle)? || has_remains)
     }
 
     /// Flushes everything, so that the next opening has little to replay.

@@ -40,8 +40,12 @@ impl Replica {
             self.step_down();
             self.fill = None;
             // An epoch that was adopted before is not begun again: positions under it may have been given.
-            let then = if role == Role::Primary { Then::Lead(epoch) } else { Then::Nothing };
-            self.store(StoreAction::Adopt(epoch), then);
+            if role == Role::Primary {
+                self.store(StoreAction::Adopt(epoch), Then::Lead(epoch));
+                self.begin_to_lead();
+            } else {
+                self.store(StoreAction::Adopt(epoch), Then::Nothing);
+            }
         }
         if let (Some(lead), Some(seat)) = (&mut self.lead, &self.seat) {
             lead.in_sync.learn(seat);
@@ -65,13 +69,9 @@ impl Replica {
         self.frozen_until_ms = None;
     }
 
-    /// The epoch is adopted on disk: reconciliation begins.
-    pub(super) fn begin_to_lead(&mut self, epoch: Epoch) {
-        let still = |seat: &&Seat| seat.epoch == epoch && seat.role == Role::Primary;
-        let (Some(seat), Some(copy)) = (self.seat.as_ref().filter(still), &self.copy) else { return };
-        if copy.adopted != epoch {
-            return;
-        }
+    /// Reconciliation begins while the adoption of the epoch is on its way to disk.
+    fn begin_to_lead(&mut self) {
+        let (Some(seat), Some(copy)) = (&self.seat, &self.copy) else { return };
         let mut lead = Lead::new(seat, copy.last());
         lead.follow(seat, &self.node, self.out.now_ms);
         self.lead = Some(lead);

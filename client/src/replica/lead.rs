@@ -1,7 +1,9 @@
 //! The primary of one epoch: it makes the in-sync copies equal to itself, then orders writes and sends them out.
 //!
 //! Invariants: nothing is served before every required copy is equal (`opened`); a write is stored at home only when
-//! every required copy has it on disk; positions are given once, so an epoch that this process did not begin is never led.
+//! every required copy has it on disk; positions are given once, so an epoch that this process did not begin is never led, and
+//! none is given before the epoch is on disk (`adopted`). Copies are asked meanwhile: what an adoption that came to nothing asked
+//! of them, the next one asks again, and what it aligned was nothing that was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,6 +33,8 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Lead {
     pub(super) epoch: Epoch,
+    /// The epoch is adopted on disk, so that no other life of this process begins it again.
+    pub(super) adopted: bool,
     /// All required copies were equal to this one: requests are served.
     pub(super) opened: bool,
     /// The primaryship is being given away and nothing is answered any more.
@@ -55,6 +59,7 @@ impl Lead {
     pub(super) fn new(seat: &Seat, home: Position) -> Self {
         Self {
             epoch: seat.epoch,
+            adopted: false,
             opened: false,
             handed: false,
             base: home,
@@ -96,9 +101,9 @@ impl Lead {
         self.peers = peers;
     }
 
-    /// Opens the epoch once every required copy is equal to this one.
+    /// Opens the epoch once it is adopted on disk and every required copy is equal to this one.
     pub(super) fn try_open(&mut self, node: &NodeId) {
-        if !self.opened && !self.in_sync.founding {
+        if self.adopted && !self.opened && !self.in_sync.founding {
             let required = self.in_sync.required();
             let all_equal = required.iter().filter(|n| *n != node).all(|n| self.is_equal(n));
             self.opened = all_equal || is_on(Mutant::NoReconciliation);

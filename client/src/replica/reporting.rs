@@ -150,7 +150,7 @@ impl Replica {
         let (Some(lead), Some(seat), Some(copy)) = (&mut self.lead, &self.seat, &self.copy) else { return };
         let now_ms = self.out.now_ms;
         let desired = lead.desired(&self.node, copy.last(), now_ms, &self.limits);
-        if lead.handed || !lead.in_sync.wants(&desired, now_ms) {
+        if !lead.adopted || lead.handed || !lead.in_sync.wants(&desired, now_ms) {
             return;
         }
         if lead.in_sync.founding && !lead.is_founded_by(&desired, &self.node) {

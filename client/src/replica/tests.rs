@@ -126,6 +126,34 @@ fn a_lower_epoch_is_refused_and_the_refused_primary_stops_answering() {
 }
 
 #[test]
+fn a_new_primary_asks_the_others_while_it_adopts_its_epoch_and_answers_only_afterwards() {
+    let mut world = opened(3, 3);
+    let (n1, n2) = (node("n1"), node("n2"));
+    world.coordinator.expire(&n1);
+    world.install(&n2);
+    world.heartbeat(&n2);
+    let adopts = |message: &Message| {
+        matches!(message, Message::Request { request: Request::Adopt { epoch: Epoch(2), .. }, .. })
+    };
+    assert!(world.messages.iter().any(adopts), "it asks at once");
+    let ticket = world.put(&n2, "k", "v");
+    for _ in 0..50 {
+        let pass = |message: &Message| !matches!(message, Message::Report { .. });
+        while let Some(at) = world.messages.iter().position(pass) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+        world.complete_store(&n1);
+        world.complete_store(&node("n3"));
+        world.tick(10);
+    }
+    assert!(!world.nodes[&n2].replica.as_ref().unwrap().status().serving, "its own adoption is under way");
+    assert_eq!(world.reply(ticket), None);
+    world.run(3_000);
+    assert!(matches!(world.reply(ticket), Some(Reply::Written { .. })));
+}
+
+#[test]
 fn a_member_that_may_have_been_admitted_is_waited_for_until_the_version_moves() {
     let mut world = opened(3, 3);
     let (n1, n3) = (node("n1"), node("n3"));

@@ -4,10 +4,14 @@
 //! one fsync makes durable is *one* frame. So a crash can tear the last frame only, and whatever is found whole after a
 //! broken frame proves that the broken one is damage, not a torn write: then the copy counts as unreadable.
 //!
+//! Behind the last frame the file is zeros, written ahead: an fsync of what overwrites them has no metadata to write, so it doesn't
+//! wait for what else the file system is about.
+//!
 //! Caveat: damage to the very last frame can't be told from a torn write, as in any log without a second witness.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write as _};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -19,12 +23,17 @@ const FORMAT: u8 = 1;
 const HEAD: usize = 8;
 /// Larger than any frame that is written: a chunk of 1 MiB and a batch of 4 MiB are base64 inside.
 const MAX_FRAME_BYTES: usize = 64 << 20;
+/// Zeros are written ahead in pieces of so many bytes.
+const AHEAD_BYTES: usize = 128 << 10;
 
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
+    /// Bytes of all frames.
     len: u64,
+    /// Bytes of the file: from `len` on zeros.
+    reserved: u64,
 }
 
 /// A new journal that is written, but not in its place.
@@ -88,7 +97,7 @@ impl Journal {
         // Opened here, since this may fail for a while: afterwards only what is fatal is left to fail.
         let dir = path.parent().map(File::open).transpose()?;
         Ok(Prepared {
-            journal: Self { file, len: bytes.len() as u64 },
+            journal: Self { file, len: bytes.len() as u64, reserved: bytes.len() as u64 },
             dir,
             temporary,
             path: path.to_owned(),
@@ -109,27 +118,28 @@ impl Journal {
             records.push(serde_json::from_slice(json).map_err(|e| damaged(at, e.to_string()))?);
             at += HEAD + payload.len();
         }
-        if at < bytes.len() {
+        let mut reserved = bytes.len() as u64;
+        if bytes[at..].iter().any(|byte| *byte != 0) {
             if (at + 1..bytes.len()).any(|later| frame_at(&bytes, later).is_some()) {
                 return Err(damaged(at, "a broken record with whole ones after it".to_owned()));
             }
             tracing::warn!(path = %path.display(), offset = at, bytes = bytes.len() - at, "cut off a torn record");
-            file.set_len(at as u64)?;
+            reserved = at as u64;
+            file.set_len(reserved)?;
             file.sync_all()?;
         }
-        file.seek(SeekFrom::Start(at as u64))?;
-        Ok((Self { file, len: at as u64 }, records))
+        Ok((Self { file, len: at as u64, reserved }, records))
     }
 
     /// Appends one frame and makes it durable. When there is no space, nothing was appended and it may be tried again.
     pub(super) fn append(&mut self, frame: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.file.write_all(frame) {
+        if let Err(error) = self.write(frame) {
             // What was written in part is cut off; should that fail too, the next opening takes it for a torn frame,
             // but nothing may be appended behind it.
             self.file
                 .set_len(self.len)
-                .and_then(|()| self.file.seek(SeekFrom::Start(self.len)))
                 .map_err(|_| io::Error::other("an append failed in part, and could not be undone"))?;
+            self.reserved = self.len;
             return Err(error);
         }
         self.file.sync_data().map_err(unsynced)?;
@@ -137,7 +147,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Bytes in the file.
+    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        let end = self.len + frame.len() as u64;
+        if end > self.reserved {
+            self.file.write_all_at(&[0; AHEAD_BYTES], end)?;
+            self.reserved = end + AHEAD_BYTES as u64;
+        }
+        self.file.write_all_at(frame, self.len)
+    }
+
+    /// Bytes of all frames.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -178,8 +197,10 @@ mod tests {
         for record in records {
             journal.append(&frame(record).unwrap()).unwrap();
         }
-        assert_eq!(journal.len(), std::fs::metadata(path).unwrap().len());
-        std::fs::read(path).unwrap()
+        let mut bytes = std::fs::read(path).unwrap();
+        let ahead = bytes.split_off(usize::try_from(journal.len()).unwrap());
+        assert!(!ahead.is_empty() && ahead.iter().all(|byte| *byte == 0));
+        bytes
     }
 
     #[test]
@@ -215,12 +236,33 @@ mod tests {
     }
 
     #[test]
-    fn zeros_after_the_last_record_are_a_torn_tail() {
+    fn zeros_after_the_last_record_are_room_for_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let mut bytes = written(&path, &["one"]);
+        written(&path, &["one"]);
+        let length = || std::fs::metadata(&path).unwrap().len();
+        let before = length();
+        let (mut journal, records) = Journal::open::<String>(&path).unwrap();
+        assert_eq!(records, ["base", "one"]);
+        journal.append(&frame(&"two").unwrap()).unwrap();
+        assert_eq!(length(), before, "it is written over the zeros");
+        let long = "x".repeat(AHEAD_BYTES);
+        journal.append(&frame(&long).unwrap()).unwrap();
+        assert_eq!(Journal::open::<String>(&path).unwrap().1, ["base", "one", "two", long.as_str()]);
+    }
+
+    #[test]
+    fn a_record_torn_within_the_zeros_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let whole = written(&path, &["one", "two"]);
+        let mut bytes = whole.clone();
+        bytes.truncate(whole.len() - 2);
         bytes.extend([0; 100]);
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(Journal::open::<String>(&path).unwrap().1, ["base", "one"]);
+        let (mut journal, records) = Journal::open::<String>(&path).unwrap();
+        assert_eq!(records, ["base", "one"]);
+        journal.append(&frame(&"again").unwrap()).unwrap();
+        assert_eq!(Journal::open::<String>(&path).unwrap().1, ["base", "one", "again"]);
     }
 }
