@@ -2,13 +2,14 @@
 # What migrations cost, measured on the real binaries: a cluster on loopback under a steady load of writes, reads and searches, whose
 # primaries are moved one after the other, then killed and paused. Exits with 1 if a request failed while primaries moved, or any vector
 # was lost, duplicated, stale, or answered under an epoch that had ended; goals of time that are missed are named.
-#   scripts/bench.sh migration [--migrations N] [--vectors N]     100 primaries, 10,000 vectors a shard
+#   scripts/bench.sh migration [--migrations N] [--vectors N] [--load N]
+#                                   100 primaries, 10,000 vectors a shard, 35 percent of what the machine bears
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
 . scripts/local-nodes.sh
 
-usage() { printf 'usage: scripts/bench.sh migration [--migrations N] [--vectors N]\n'; }
+usage() { printf 'usage: scripts/bench.sh migration [--migrations N] [--vectors N] [--load PERCENT]\n'; }
 case "${1-}" in
     migration) shift ;;
     --help) usage; exit 0 ;;
@@ -17,7 +18,7 @@ esac
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --migrations | --vectors)
+        --migrations | --vectors | --load)
             case "${2-}" in '' | *[!0-9]*) usage >&2; exit 2 ;; esac
             options+=("$1" "$2")
             shift 2

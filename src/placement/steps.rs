@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::caps::Caps;
 use super::forced::safety;
 use super::layout::Layout;
-use super::problem::{Action, Copy, NodeIndex, NodeUse, Problem, Step, Why};
+use super::problem::{Action, Copy, NodeIndex, NodeUse, Problem, ShardSpec, Step, Why};
 use super::shares::Shares;
 
 /// Some of a shard's nodes.
@@ -32,7 +32,9 @@ struct Change {
 }
 
 impl Change {
-    fn of(problem: &Problem, before: &[Copy], after: &[Copy]) -> Self {
+    /// Of a shard from what it has to `after`. An idle copy is filled again where it is, and never moved onto.
+    fn of(problem: &Problem, spec: &ShardSpec, after: &[Copy]) -> Self {
+        let before = &spec.copies;
         let beyond = |these: &[Copy], others: &[Copy]| -> Nodes {
             let is_other = |node: NodeIndex| others.iter().any(|copy| copy.node == node);
             let mut nodes: Nodes =
@@ -40,8 +42,9 @@ impl Change {
             nodes.sort_unstable();
             nodes
         };
-        let mut change =
-            Self { pairs: SmallVec::new(), added: beyond(after, before), removed: beyond(before, after) };
+        let (filled, added): (Nodes, Nodes) =
+            beyond(after, before).into_iter().partition(|node| spec.idle.contains(node));
+        let mut change = Self { pairs: SmallVec::new(), added, removed: beyond(before, after) };
         let rack = |node: NodeIndex| problem.nodes[node].rack;
         let zone = |node: NodeIndex| problem.zone_of_rack[rack(node)];
         // What stands on nodes that are emptied or dead counts in no rack, so it takes what the others leave.
@@ -53,6 +56,7 @@ impl Change {
             change.pair(|from, to| stays(from) && emptied.iter().all(|other| rack(*other) != rack(to)));
             change.pair(|from, _| stays(from));
         }
+        change.added.extend(filled);
         change
     }
 
@@ -79,7 +83,7 @@ pub(crate) fn settle_primaries(layout: &mut Layout<'_>) {
         let shard = layout.touched()[place];
         let spec = &layout.problem.shards[shard];
         let Some(primary) = spec.copies.first().filter(|_| spec.has_primary) else { continue };
-        let change = Change::of(layout.problem, &spec.copies, &layout.copies[shard]);
+        let change = Change::of(layout.problem, spec, &layout.copies[shard]);
         let wanted = if !change.removed.contains(&primary.node) {
             change.heir(primary.node).unwrap_or(primary.node)
         } else if let Some(heir) = heir_of_removed(layout, shard) {
@@ -151,7 +155,7 @@ fn of_shard(layout: &Layout<'_>, shard: usize, dropped: Nodes) -> Vec<(Action, W
     let problem = layout.problem;
     let spec = &problem.shards[shard];
     let after = &layout.copies[shard];
-    let change = Change::of(problem, &spec.copies, after);
+    let change = Change::of(problem, spec, after);
     let mut steps = Vec::new();
     let leads_to = after.first().map(|copy| copy.node);
     let mut primary = spec.copies.first().filter(|_| spec.has_primary).map(|copy| copy.node);

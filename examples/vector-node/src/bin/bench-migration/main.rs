@@ -16,6 +16,7 @@ mod record;
 mod report;
 mod run;
 mod verify;
+mod watchers;
 mod yardstick;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster_client::wire::{Migration, MigrationKind, Phase, Shard};
 use tokio::task::JoinHandle;
 use vector_node::local::processes::Processes;
@@ -21,10 +21,6 @@ use crate::record::{Micros, Records};
 const PROMOTE_IN: usize = 5;
 /// The writer goes on for so long after the migration.
 const AFTER: Duration = Duration::from_millis(150);
-/// An end of writes that began so long before the hand-over was heard of belongs to it.
-const BEFORE_US: Micros = 20_000;
-/// An end of writes that began so long after the end was heard of no longer does.
-const AFTER_US: Micros = 100_000;
 
 /// One migration.
 #[derive(Clone, Debug)]
@@ -35,7 +31,7 @@ pub(crate) struct Moved {
     pub(crate) is_move: bool,
     /// Asked for, and heard to have ended.
     pub(crate) span: (Micros, Micros),
-    /// The longest time between two acknowledged writes around the hand-over, in milliseconds.
+    /// From the last write that was acknowledged under the old epoch to the first under the new one, in milliseconds.
     pub(crate) pause_ms: Option<f64>,
     /// What a write took at other times, in milliseconds: the median.
     pub(crate) usual_ms: f64,
@@ -52,10 +48,18 @@ impl Moved {
     }
 }
 
+/// A write that was acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Acknowledged {
+    called: Micros,
+    returned: Micros,
+    epoch: Option<Epoch>,
+}
+
 /// What the writer of a shard saw.
 struct Writer {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Vec<(Micros, Micros)>>,
+    task: JoinHandle<Vec<Acknowledged>>,
 }
 
 impl Writer {
@@ -67,8 +71,9 @@ impl Writer {
             while !stopped.load(Ordering::Relaxed) {
                 let Some(version) = client.keys().attempt(key) else { break };
                 let called = client.records().now();
-                if client.write(&addr, key, version).await.0 == Written::Yes {
-                    acknowledged.push((called, client.records().now()));
+                if let (Written::Yes, epoch) = client.write(&addr, key, version).await {
+                    let returned = client.records().now();
+                    acknowledged.push(Acknowledged { called, returned, epoch });
                 }
             }
             acknowledged
@@ -76,7 +81,7 @@ impl Writer {
         Self { stop, task }
     }
 
-    async fn stop(self) -> Result<Vec<(Micros, Micros)>> {
+    async fn stop(self) -> Result<Vec<Acknowledged>> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.context("the writer of a shard")
     }
@@ -121,14 +126,15 @@ impl Mover<'_> {
         tokio::time::sleep(AFTER).await;
         let acknowledged = writer.stop().await?;
         tracing::debug!(%shard, %from, %to, %via, ?entered, "a migration ended");
-        let times: Vec<f64> = acknowledged.iter().map(|(from, to)| (to - from) as f64 / 1e3).collect();
+        let times: Vec<f64> =
+            acknowledged.iter().map(|write| (write.returned - write.called) as f64 / 1e3).collect();
         let is_kind = asked.kind == if is_move { MigrationKind::Move } else { MigrationKind::Promote };
         anyhow::ensure!(is_kind, "asked for {kind}, and got {asked:?}");
         Ok(Moved {
             migration: ended,
             is_move,
             span: (began, end),
-            pause_ms: pause_ms(&acknowledged, &entered),
+            pause_ms: pause(&acknowledged).map(|pause| pause as f64 / 1e3),
             usual_ms: crate::record::Spread::of(times).p50,
             bytes,
             copying_ms: copying_ms(&entered),
@@ -140,16 +146,11 @@ fn heard(entered: &[Entered], phase: Phase) -> Option<&Entered> {
     entered.iter().find(|entered| entered.phase == phase)
 }
 
-/// The longest time between two acknowledgements that overlaps the hand-over.
-fn pause_ms(acknowledged: &[(Micros, Micros)], entered: &[Entered]) -> Option<f64> {
-    let from = heard(entered, Phase::HandingOver)?.heard.saturating_sub(BEFORE_US);
-    let to = entered.last()?.heard + AFTER_US;
-    longest_gap(acknowledged, from, to).map(|gap| gap as f64 / 1e3)
-}
-
-fn longest_gap(acknowledged: &[(Micros, Micros)], from: Micros, to: Micros) -> Option<Micros> {
-    let gaps = acknowledged.windows(2).map(|pair| (pair[0].1, pair[1].1));
-    gaps.filter(|(begin, end)| *begin < to && *end > from).map(|(begin, end)| end - begin).max()
+/// The time between the last acknowledgement under one epoch and the first under the next.
+fn pause(acknowledged: &[Acknowledged]) -> Option<Micros> {
+    let (before, after) =
+        acknowledged.windows(2).map(|pair| (pair[0], pair[1])).find(|(one, next)| one.epoch < next.epoch)?;
+    Some(after.returned - before.returned)
 }
 
 fn copying_ms(entered: &[Entered]) -> Option<u64> {
@@ -163,10 +164,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_is_the_longest_time_without_an_acknowledgement_at_the_hand_over() {
-        let acknowledged = [(0, 10), (10, 50), (50, 55), (55, 75), (75, 80)];
-        assert_eq!(longest_gap(&acknowledged, 52, 60), Some(20));
-        assert_eq!(longest_gap(&acknowledged, 20, 30), Some(40));
-        assert_eq!(longest_gap(&acknowledged, 81, 90), None);
+    fn the_pause_lies_between_the_last_answer_under_one_epoch_and_the_first_under_the_next() {
+        let write = |(called, returned, epoch)| Acknowledged { called, returned, epoch: Some(Epoch(epoch)) };
+        let all = [(0, 10, 1), (10, 90, 1), (90, 95, 1), (95, 120, 2), (120, 200, 2)].map(write);
+        assert_eq!(pause(&all), Some(25));
+        assert_eq!(pause(&all[..3]), None);
     }
 }

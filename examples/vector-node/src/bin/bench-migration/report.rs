@@ -11,6 +11,7 @@ use crate::faults::Suffered;
 use crate::moves::Moved;
 use crate::record::{Failure, Kind, Sample, Spread};
 use crate::verify::Verified;
+use crate::watchers::{WATCHERS, Watched};
 use crate::yardstick::Throughput;
 
 /// Of each kind of thing that is wrong, so many are told in words.
@@ -45,6 +46,7 @@ pub(crate) struct Report {
     pub(crate) killed: Suffered,
     pub(crate) paused: Suffered,
     pub(crate) verified: Verified,
+    pub(crate) watched: Watched,
     pub(crate) disk: Throughput,
     pub(crate) loopback: Throughput,
 }
@@ -102,6 +104,9 @@ impl Report {
             row(&format!("{name} while nothing moves"), of_kind(&self.before, kind));
             row(&format!("{name} of other shards during moves"), of_kind(&self.during, kind));
         }
+        let watchers = count(WATCHERS);
+        row(&format!("a write until {watchers} watchers have it"), self.watched.from_sending);
+        row("the same from its acknowledgement on", self.watched.from_acknowledgement);
     }
 
     fn print_copying(&self) {

@@ -22,6 +22,7 @@ use crate::phases::PhaseWatch;
 use crate::record::{Micros, Records, Sample, under_old_epochs};
 use crate::report::Report;
 use crate::verify::verify;
+use crate::watchers;
 use crate::yardstick::{self, Throughput};
 use crate::{Args, COPIES, FAILURE_TIMEOUT, SHARDS, VECTOR_NODES};
 
@@ -132,6 +133,10 @@ impl Bench<'_> {
         self.records.set_going_on("everything is read again");
         let addrs: Vec<String> = self.nodes.iter().map(|(_, addr)| addr.clone()).collect();
         let verified = verify(&self.client, &self.targets, &history, &addrs).await?;
+        let watchers = count(watchers::WATCHERS);
+        self.narrator.say(format!("{watchers} clients watch while a node's labels are changed"));
+        let (control, node) = (self.cluster.control(), &self.nodes[0].0);
+        let watched = watchers::measure(control, self.processes.coordinators(), node).await?;
         let all = self.records.samples(0, Micros::MAX);
         let mut failures = self.records.failures(0, until);
         failures.extend(self.records.failures(last, Micros::MAX));
@@ -153,6 +158,7 @@ impl Bench<'_> {
             killed,
             paused,
             verified,
+            watched,
             disk,
             loopback,
         })
