@@ -18,7 +18,7 @@ step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step tests cargo test --workspace --locked
 RUSTDOCFLAGS="-D warnings" step documentation cargo doc --workspace --no-deps --locked
-step simulation scripts/simulate.sh --seeds 6
-step migrations scripts/simulate.sh --table --every 4 --from "$(date +%s)"
+step simulation scripts/simulate.sh --seeds 3
+step migrations scripts/simulate.sh --table --every 6 --from "$(date +%s)"
 step model scripts/simulate.sh --model
 say "all fine after $SECONDS s"

@@ -48,7 +48,7 @@ pub use blocking::{Blocking, BlockingStore};
 use handle::{Asked, CopyHandle};
 pub use outcome::Outcome;
 pub use outside::{Messenger, Spawn, TokioSpawn};
-pub use store::{Carried, CopySize, CopyStore, Idle, NodeStore, group_of};
+pub use store::{Carried, CopySize, CopyStore, Idle, NodeStore, PutOff, group_of};
 use task::Input;
 
 /// How often a read that lost its primary's authority between reading and answering is tried again here.

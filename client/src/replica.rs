@@ -345,11 +345,7 @@ impl Replica {
             self.out.push(Effect::Answer { ticket, answer });
         }
         match (op.then, result) {
-            (Then::Lead(epoch), _) => {
-                if let Some(lead) = self.lead.as_mut().filter(|lead| lead.epoch == epoch) {
-                    lead.adopted = true;
-                }
-            }
+            (Then::Lead(epoch), _) => self.on_adopted(epoch),
             (Then::Align { node, expect, common }, StoreResult::Writes(writes)) => {
                 self.align_peer(
                     id,

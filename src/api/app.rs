@@ -175,19 +175,20 @@ impl App {
         Ok(Some((outcome.revision, outcome.result?)))
     }
 
-    /// Refuses a request for what only this control node knows; under a key, so that a repeat is told the same.
+    /// Refuses a request for what only this control node knows; under a key, so that a repeat is told the same. Where the key's
+    /// request has been carried out meanwhile, what came of that.
     ///
     /// # Errors
-    /// Always: `rejection`, or why it could not be remembered.
-    pub(super) async fn refuse<T>(
+    /// `rejection`, or why it could not be remembered.
+    pub(super) async fn refuse(
         &self,
         key: Option<RequestKey>,
         rejection: Rejection,
-    ) -> Result<T, ApiError> {
-        if key.is_some() {
-            self.propose(key, Command::Refuse { rejection: rejection.clone() }).await?;
+    ) -> Result<(Revision, Answer), ApiError> {
+        match key {
+            Some(_) => self.propose(key, Command::Refuse { rejection }).await,
+            None => Err(rejection.into()),
         }
-        Err(rejection.into())
     }
 
     /// Proposes on behalf of a client, and answers what came of it.

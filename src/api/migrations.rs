@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use http::StatusCode;
-use ruvector_cluster_client::ids::{MigrationId, NodeId, Revision, ShardId};
+use ruvector_cluster_client::ids::{MigrationId, Revision};
 use ruvector_cluster_client::wire::{MigrateRequest, Phase};
 
 use super::answer::{self, Page};
@@ -14,9 +14,8 @@ use super::error::{ApiError, Code};
 use super::extract::{Consistency, NoBody, Params, Write, shard_id};
 use super::forward;
 use super::soft;
-use crate::metadata::{Answer, Command, Metadata, NewMigration, Rejection, RejectionCode};
+use crate::metadata::{Answer, Command, Metadata, NewMigration, Rejection, RejectionCode, ShardRow};
 use crate::placement;
-use crate::soft::Soft;
 
 /// `POST /v1/migrations`: answers the migration as it was queued, also to a repeated request, while its row is
 /// kept.
@@ -26,18 +25,15 @@ pub(super) async fn start(
     write: Write<MigrateRequest>,
 ) -> answer::Answer {
     params.only(&[])?;
-    let MigrateRequest { shard, to, from, if_epoch } = write.body;
-    let reason = "asked for by an operator".to_owned();
     let state = app.read_linearizable().await?;
-    if App::earlier(&state, write.key.as_ref())?.is_none() {
-        let soft = app.soft().ok_or_else(ApiError::no_leader)?;
-        if let Some(rejection) = unfit(&state, &soft, app.clock.wall_ms(), shard, from.as_ref(), &to) {
-            return app.refuse(write.key, rejection).await;
-        }
-    }
-    let migration = NewMigration { shard, kind: None, from, to: Some(to), if_epoch, reason };
-    let command = Command::Migrate { migrations: vec![migration], plan: None };
-    let (revision, answer) = app.propose(write.key, command).await?;
+    let rejection = match App::earlier(&state, write.key.as_ref())? {
+        Some(_) => None,
+        None => unfit(&app, &state, &write.body)?,
+    };
+    let (revision, answer) = match rejection {
+        Some(rejection) => app.refuse(write.key, rejection).await?,
+        None => app.propose(write.key, queue(write.body)).await?,
+    };
     let started = match answer {
         Answer::Migrations { started, plan: _ } => started.into_iter().next(),
         _ => None,
@@ -53,19 +49,25 @@ pub(super) async fn start(
     answer::json(StatusCode::ACCEPTED, revision, &migration)
 }
 
-/// Where the target has no room, or its rack has its share: what the replicated state doesn't know. The rest it refuses itself.
-fn unfit(
-    state: &Metadata,
-    soft: &Soft,
-    now_ms: u64,
-    shard: ShardId,
-    from: Option<&NodeId>,
-    to: &NodeId,
-) -> Option<Rejection> {
-    let row = state.shard(shard).filter(|row| row.migration.is_none())?;
-    let from = from.or(row.primary.as_ref())?;
-    let detail = placement::objection(state, soft, state.policy(), now_ms, (row, from, to))?;
-    Some(Rejection { code: RejectionCode::Invalid, detail })
+fn queue(MigrateRequest { shard, to, from, if_epoch }: MigrateRequest) -> Command {
+    let reason = "asked for by an operator".to_owned();
+    let migration = NewMigration { shard, kind: None, from, to: Some(to), if_epoch, reason };
+    Command::Migrate { migrations: vec![migration], plan: None }
+}
+
+/// Where the target has no room, or its rack has its share: what the replicated state doesn't know. The rest it refuses itself, as
+/// far as anything else is wrong.
+fn unfit(app: &App, state: &Metadata, asked: &MigrateRequest) -> Result<Option<Rejection>, ApiError> {
+    let soft = app.soft().ok_or_else(ApiError::no_leader)?;
+    let is_asked = |row: &&ShardRow| {
+        let is_at_rest = row.migration.is_none() && !row.founding && !row.lost;
+        is_at_rest && asked.if_epoch.is_none_or(|epoch| epoch == row.epoch)
+    };
+    let Some(row) = state.shard(asked.shard).filter(is_asked) else { return Ok(None) };
+    let Some(from) = asked.from.as_ref().or(row.primary.as_ref()) else { return Ok(None) };
+    let now_ms = app.clock.wall_ms();
+    let why = placement::objection(state, &soft, state.policy(), now_ms, (row, from, &asked.to));
+    Ok(why.map(|detail| Rejection { code: RejectionCode::Invalid, detail }))
 }
 
 fn gone(id: MigrationId) -> ApiError {

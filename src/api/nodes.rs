@@ -140,7 +140,7 @@ pub(super) async fn drain(
     }
     match planned {
         Ok(_) => wish(&app, node, write.if_match, write.key, Wish::Drain).await,
-        Err(rejection) => app.refuse(write.key, rejection).await,
+        Err(rejection) => answer_node(&app, app.refuse(write.key, rejection).await?),
     }
 }
 

@@ -5,7 +5,7 @@ use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::RebalancePolicy;
 
 use super::build::{Built, Source};
-use super::layout::{Counting, Layout};
+use super::layout::{Counting, Crowd, Layout};
 use super::problem::{NodeIndex, NodeUse};
 use super::standing::{Standing, is_spread_instead, standing};
 use super::words::Words;
@@ -16,7 +16,8 @@ use crate::soft::Soft;
 const SHARD: usize = 0;
 
 /// Why the copy of `shard` on `from` can't move to `to`, and who could take it: `to` has no room for it, or stands in a rack or zone
-/// that has its share, while others don't. None where neither holds, whatever else is wrong. `now_ms` is compared with log time.
+/// that has its share while others don't, and `from` stands elsewhere. None where neither holds, whatever else is wrong. `now_ms` is
+/// compared with log time.
 pub fn objection(
     metadata: &Metadata,
     soft: &Soft,
@@ -25,33 +26,74 @@ pub fn objection(
     (shard, from, to): (&ShardRow, &NodeId, &NodeId),
 ) -> Option<String> {
     let source = Source { metadata, soft, policy, now_ms, assume_draining: None };
-    let built = Built::of_one(source, shard);
+    let (why, is_about_room) =
+        Asked::of(&Built::of_one(source, shard, Some(to)), from, to)?.against(source)?;
+    let built = Built::of_one(source, shard, None);
+    let could = Asked::of(&built, from, to)?.takers();
     let words = Words { metadata, soft, policy, now_ms, built: &built };
-    let layout = Layout::new(&built.problem);
-    let place = |node: &NodeId| built.nodes.binary_search(node).ok();
-    let (from, to) = (place(from)?, place(to)?);
-    if layout.has(SHARD, to) || !layout.stands_on(SHARD, from) {
-        return None;
+    match could.is_empty() {
+        false => Some(format!("{why}; what could take it: {}", words.names(&could))),
+        true if is_about_room => Some(format!("{why}; no other node can take it now")),
+        // All others break the rule, too, or take nothing.
+        true => None,
     }
-    let spread = |node: NodeIndex| is_spread_instead(&layout, SHARD, from, node);
-    let spec = &built.problem.nodes[to];
-    let is_full = spec.usage == NodeUse::Full && spec.weight > 0;
-    let why = match standing(&layout, SHARD, to) {
-        Standing::Closed if is_full => words.use_of(to).map(|(_, why)| format!("{} {why}", words.name(to))),
-        Standing::NoRoom => {
-            words.closed(&layout, SHARD, to).map(|(_, why)| format!("{} {why}", words.name(to)))
+}
+
+/// A move of the problem's only shard.
+struct Asked<'a> {
+    built: &'a Built,
+    layout: Layout<'a>,
+    from: NodeIndex,
+    to: NodeIndex,
+}
+
+impl<'a> Asked<'a> {
+    /// None where it is no move: of an unknown node, of none that has a full copy, or to one that has a copy.
+    fn of(built: &'a Built, from: &NodeId, to: &NodeId) -> Option<Self> {
+        let place = |node: &NodeId| built.nodes.binary_search(node).ok();
+        let asked = Self { built, layout: Layout::new(&built.problem), from: place(from)?, to: place(to)? };
+        let is_move = asked.layout.stands_on(SHARD, asked.from) && !asked.layout.has(SHARD, asked.to);
+        is_move.then_some(asked)
+    }
+
+    /// What stands against it, and whether that is a want of room.
+    fn against(&self, Source { metadata, soft, policy, now_ms, .. }: Source<'_>) -> Option<(String, bool)> {
+        let words = Words { metadata, soft, policy, now_ms, built: self.built };
+        let spec = &self.built.problem.nodes[self.to];
+        let named = |(_, why): (&str, String)| (format!("{} {why}", words.name(self.to)), true);
+        match standing(&self.layout, SHARD, self.to) {
+            Standing::Closed if spec.usage == NodeUse::Full && spec.weight > 0 => {
+                words.use_of(self.to).map(named)
+            }
+            // The replicated state says why itself.
+            Standing::Closed | Standing::Deleting | Standing::Holds | Standing::Idle => None,
+            Standing::NoRoom => words.closed(&self.layout, SHARD, self.to).map(named),
+            Standing::Crowded(_) | Standing::NoGiver | Standing::Fits(_) => {
+                let crowd = self.crowd()?;
+                Some((words.crowd(&self.layout, SHARD, self.to, (crowd, Some(self.from))), false))
+            }
         }
-        _ if spread(to) => None,
-        _ => layout
-            .crowd_in(SHARD, spec.rack, Some(from), Counting::All)
-            .map(|crowd| words.crowd(&layout, SHARD, to, crowd)),
-    }?;
-    let could: Vec<NodeIndex> =
-        (0..built.nodes.len()).filter(|node| layout.may_take(SHARD, *node) && spread(*node)).collect();
-    let instead = if could.is_empty() {
-        "no other node can take it now".to_owned()
-    } else {
-        format!("what could take it: {}", words.names(&could))
-    };
-    Some(format!("{why}; {instead}"))
+    }
+
+    /// What would have more than its share, and has not now.
+    fn crowd(&self) -> Option<Crowd> {
+        if is_spread_instead(&self.layout, SHARD, self.from, self.to) {
+            return None;
+        }
+        let rack = |node: NodeIndex| self.built.problem.nodes[node].rack;
+        let zone = |node: NodeIndex| self.built.problem.zone_of_rack[rack(node)];
+        let crowd = self.layout.crowd_in(SHARD, rack(self.to), Some(self.from), Counting::All)?;
+        let stays = match crowd {
+            Crowd::Rack => rack(self.from) == rack(self.to),
+            Crowd::Zone => zone(self.from) == zone(self.to),
+        };
+        (!stays).then_some(crowd)
+    }
+
+    fn takers(&self) -> Vec<NodeIndex> {
+        let takes = |node: &NodeIndex| {
+            self.layout.may_take(SHARD, *node) && is_spread_instead(&self.layout, SHARD, self.from, *node)
+        };
+        (0..self.built.nodes.len()).filter(takes).collect()
+    }
 }

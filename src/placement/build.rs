@@ -56,12 +56,13 @@ pub fn is_mass_failure(metadata: &Metadata, policy: &RebalancePolicy, now_ms: u6
 impl Built {
     pub(crate) fn of(source: Source<'_>) -> Self {
         let nodes: Vec<NodeId> = source.metadata.nodes().map(|node| node.id.clone()).collect();
-        let (shards, specs, are_sizes_known) = source.shard_specs(&nodes);
-        Self::with(source, nodes, shards, specs, are_sizes_known)
+        let shards = source.shard_specs(&nodes);
+        Self::with(source, nodes, shards, |_| true)
     }
 
-    /// The same with one shard alone: a look at each node, and at none of the other shards.
-    pub(crate) fn of_one(source: Source<'_>, shard: &ShardRow) -> Self {
+    /// The same with one shard alone. Only of `measured` it is asked what it holds, where that is given; the others count as having
+    /// room. So it takes a short look at each node, and none at what else they hold.
+    pub(crate) fn of_one(source: Source<'_>, shard: &ShardRow, measured: Option<&NodeId>) -> Self {
         let nodes: Vec<NodeId> = source.metadata.nodes().map(|node| node.id.clone()).collect();
         let mut spec = source.shard_spec(shard, &nodes);
         let size = |primary: &NodeId| source.soft.held(primary, shard.id).map(|held| held.size_bytes);
@@ -69,15 +70,15 @@ impl Built {
         spec.bytes = bytes.unwrap_or(0);
         let is_deleting = |node: &&NodeId| source.metadata.retiring_row(shard.id, node).is_some();
         spec.barred = nodes.iter().filter(is_deleting).filter_map(|node| index(&nodes, node)).collect();
-        Self::with(source, nodes, vec![shard.id], vec![spec], bytes.is_some())
+        let is_measured = |node: &NodeId| measured.is_none_or(|measured| measured == node);
+        Self::with(source, nodes, (vec![shard.id], vec![spec], bytes.is_some()), is_measured)
     }
 
     fn with(
         source: Source<'_>,
         nodes: Vec<NodeId>,
-        shards: Vec<ShardId>,
-        specs_of_shards: Vec<ShardSpec>,
-        are_sizes_known: bool,
+        (shards, specs_of_shards, are_sizes_known): (Vec<ShardId>, Vec<ShardSpec>, bool),
+        is_measured: impl Fn(&NodeId) -> bool,
     ) -> Self {
         let metadata = source.metadata;
         let mut racks: BTreeMap<(Option<&str>, Option<&str>), usize> =
@@ -93,7 +94,7 @@ impl Built {
         let room = Room::of(metadata, source.soft, source.policy);
         let specs = metadata.nodes().map(|node| {
             let rack = racks.get(&(node.zone.as_deref(), node.rack.as_deref())).copied().unwrap_or(0);
-            source.node_spec(node, rack, &room, is_held_back)
+            source.node_spec(node, rack, is_measured(&node.id).then_some(&room), is_held_back)
         });
         let problem = Problem {
             nodes: specs.collect(),
@@ -199,8 +200,15 @@ impl ShardSpec {
 }
 
 impl Source<'_> {
-    fn node_spec(&self, node: &NodeRow, rack: usize, room: &Room<'_>, is_held_back: bool) -> NodeSpec {
-        let is_full = room.below_watermark(node) == Some(0) || node.capacity.0 == 0;
+    fn node_spec(
+        &self,
+        node: &NodeRow,
+        rack: usize,
+        room: Option<&Room<'_>>,
+        is_held_back: bool,
+    ) -> NodeSpec {
+        let is_over = |room: &Room<'_>| room.below_watermark(node) == Some(0);
+        let is_full = node.capacity.0 == 0 || room.is_some_and(is_over);
         let is_draining = self.assume_draining == Some(&node.id);
         let usage = match (node.verdict, node.intent) {
             (Verdict::Down { .. }, Intent::Maintenance) => NodeUse::Away,
@@ -219,7 +227,7 @@ impl Source<'_> {
             (Verdict::Alive, Intent::Schedulable) if is_full => NodeUse::Full,
             (Verdict::Alive, Intent::Schedulable) => NodeUse::Open,
         };
-        NodeSpec { weight: node.capacity.0, rack, usage, free_bytes: room.left(node) }
+        NodeSpec { weight: node.capacity.0, rack, usage, free_bytes: room.and_then(|room| room.left(node)) }
     }
 
     /// Whether the node's present run listed all that it holds, and is up.

@@ -149,7 +149,7 @@ impl<'a> Case<'a> {
                     Crowd::Rack => "rack_taken",
                     Crowd::Zone => "zone_taken",
                 };
-                (code, self.words.crowd(&self.layout, self.shard, node, crowd))
+                (code, self.words.crowd(&self.layout, self.shard, node, (crowd, None)))
             }
             Standing::NoGiver => {
                 let detail =
@@ -187,7 +187,7 @@ impl<'a> Case<'a> {
             (some, false) => {
                 let rack = self.layout.problem.nodes[node].rack;
                 let crowd = self.layout.crowd_in(self.shard, rack, None, Counting::All);
-                let why = crowd.map(|crowd| self.words.crowd(&self.layout, self.shard, node, crowd));
+                let why = crowd.map(|crowd| self.words.crowd(&self.layout, self.shard, node, (crowd, None)));
                 let why = why.map_or(String::new(), |why| format!(" ({why})"));
                 format!("no copy but that of {}{why}", self.words.names(some))
             }

@@ -157,8 +157,14 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// The copies that fill up the rack or zone of `node`.
-    pub(super) fn crowd(&self, layout: &Layout<'_>, shard: usize, node: NodeIndex, crowd: Crowd) -> String {
+    /// The copies that fill up the rack or zone of `node`, but for one that leaves.
+    pub(super) fn crowd(
+        &self,
+        layout: &Layout<'_>,
+        shard: usize,
+        node: NodeIndex,
+        (crowd, leaving): (Crowd, Option<NodeIndex>),
+    ) -> String {
         let problem = layout.problem;
         let rack = |node: NodeIndex| problem.nodes[node].rack;
         let is_there = |other: &NodeIndex| match crowd {
@@ -167,6 +173,7 @@ impl<'a> Words<'a> {
         };
         let there: Vec<NodeIndex> =
             layout.copies[shard].iter().map(|copy| copy.node).filter(is_there).collect();
+        let there: Vec<NodeIndex> = there.into_iter().filter(|other| Some(*other) != leaving).collect();
         let (place, most) = match crowd {
             Crowd::Rack => (self.rack(node), layout.caps.rack),
             Crowd::Zone => (self.zone(node), layout.caps.zone),
@@ -251,7 +258,7 @@ impl<'a> Words<'a> {
             let is_new = racks.iter().all(|(other, _)| *other != rack);
             named.push(node);
             if let Some(crowd) = crowd.filter(|_| is_new && racks.len() < MAX_NAMED) {
-                let text = self.crowd(layout, shard, node, crowd);
+                let text = self.crowd(layout, shard, node, (crowd, None));
                 if racks.iter().all(|(_, other)| *other != text) {
                     racks.push((rack, text));
                 }

@@ -41,12 +41,15 @@ impl<'a> Asked<'a> {
         assert_eq!(self.seen().await, before, "a refusal changes nothing");
     }
 
-    /// What a migration would change: the shard's revision, and how many migrations there are.
-    async fn seen(&self) -> (Value, usize) {
+    /// What a migration would change: the shard's copies, and how many migrations there are. Revisions rise by what goes on besides.
+    async fn seen(&self) -> ([Value; 3], usize) {
         let shard = format!("/v1/shards/{}", self.shard);
         let shard = call(&self.served.api, "GET", &shard, None, 200).await.body;
         let migrations = call(&self.served.api, "GET", "/v1/migrations", None, 200).await.body;
-        (shard["revision"].clone(), migrations["migrations"].as_array().unwrap().len())
+        (
+            ["epoch", "primary", "replicas"].map(|field| shard[field].clone()),
+            migrations["migrations"].as_array().unwrap().len(),
+        )
     }
 
     async fn post(&self, path: &str, body: Option<Value>) {
@@ -130,9 +133,31 @@ async fn a_rack_that_has_its_copy(asked: &Asked<'_>) {
     let taken = format!("rack {rack} has the 1 copy that it may have, on {replica}");
     let could = format!("what could take it: {}", asked.free);
     asked.is_refused("same", 422, "invalid", &[&taken, &could]).await;
+    // What is wrong with the node itself is told first.
+    call(api, "POST", "/v1/nodes/same/drain", None, 200).await;
+    asked.is_refused("same", 422, "invalid", &["same is being emptied"]).await;
+    call(api, "DELETE", "/v1/nodes/same/drain", None, 200).await;
     // In the place of that replica it keeps the rule.
     let instead = json!({"shard": asked.shard, "from": replica, "to": "same"});
     let id = call(api, "POST", "/v1/migrations", Some(instead), 202).await.body["id"].clone();
+    call(api, "DELETE", &format!("/v1/migrations/{id}"), None, 202).await;
+    a_move_inside_a_crowded_rack(asked, &replica).await;
+}
+
+/// Two copies share a rack already: a move from one of them to a third node there changes nothing about that, and is an operator's way
+/// off a bad disk.
+async fn a_move_inside_a_crowded_rack(asked: &Asked<'_>, replica: &str) {
+    let api = &asked.served.api;
+    for node in [replica, asked.primary.as_str(), "same"] {
+        call(api, "PATCH", &format!("/v1/nodes/{node}"), Some(json!({"rack": "shared"})), 200).await;
+    }
+    let body = json!({"shard": asked.shard, "to": "same"});
+    let moved = async || {
+        let asked = api.send("POST", "/v1/migrations", &[], Some(&body)).await?;
+        // What the cancelled one left there goes first.
+        if asked.status == 202 { Ok(asked.body["id"].clone()) } else { Err(asked.body.to_string()) }
+    };
+    let id = wait_for("the move inside the rack", DEADLINE, moved).await;
     call(api, "DELETE", &format!("/v1/migrations/{id}"), None, 202).await;
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::task::JoinError;
 
-use super::store::{Carried, CopySize, CopyStore, Idle};
+use super::store::{Carried, CopySize, CopyStore, Idle, PutOff};
 use crate::replica::store::{ReplicaStore, StoreAction, StoreError, StoreResult, StoreState};
 
 /// A [`ReplicaStore`] that the shell can use. Calls block, [`size`](BlockingStore::size) apart.
@@ -99,14 +99,14 @@ impl<S: BlockingStore> CopyStore for Blocking<S> {
         carried.await.unwrap_or_else(failed)
     }
 
-    async fn tend(&self, idle: Idle) -> bool {
+    async fn tend(&self, idle: Idle) -> PutOff {
         match self.run(move |store| store.tend(idle)).await {
-            Some(Ok(is_behind)) => is_behind,
+            Some(Ok(true)) => PutOff::Some,
+            Some(Ok(false)) | None => PutOff::Nothing,
             Some(Err(error)) => {
                 tracing::error!(%error, "what a copy had put off could not be done");
-                false
+                PutOff::Stuck
             }
-            None => false,
         }
     }
 

@@ -42,7 +42,7 @@ impl<S: CopyStore> CopyHandle<S> {
         let (changes, changed) = watch::channel(());
         let storing = worker::run(store.clone(), asked, own.clone(), changes);
         parts.spawn.spawn(&format!("shard {shard}'s store"), Box::pin(storing));
-        let tending = worker::tend(store.clone(), changed);
+        let tending = worker::tend(store.clone(), parts.clock.clone(), changed);
         parts.spawn.spawn(&format!("shard {shard}'s store, tended"), Box::pin(tending));
         let task = CopyTask::new(parts.clone(), shard, replica, actions, own.clone());
         let shown = task.shown();

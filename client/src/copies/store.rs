@@ -24,6 +24,17 @@ pub enum Idle {
     No,
 }
 
+/// What is left of the work that a store has put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOff {
+    /// None of it.
+    Nothing,
+    /// Some, to be done once idle.
+    Some,
+    /// Some that could not be done now, and is tried again after a while.
+    Stuck,
+}
+
 /// How far a store came with some actions.
 #[derive(Debug)]
 pub struct Carried {
@@ -69,10 +80,9 @@ pub trait CopyStore: Send + Sync + 'static {
     /// says that there is no space for the first: the shell waits, and tries again.
     async fn carry_out(&self, actions: Vec<StoreAction>) -> Carried;
 
-    /// Called now and then, beside the actions but once at a time, for work that nobody waits for. Says whether there is more of
-    /// it to do.
-    async fn tend(&self, _idle: Idle) -> bool {
-        false
+    /// Called now and then, beside the actions but once at a time, for work that nobody waits for. Says what is left of it.
+    async fn tend(&self, _idle: Idle) -> PutOff {
+        PutOff::Nothing
     }
 
     /// How much there is; `None` without a readable copy. Quick: it is asked for each heartbeat.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
-use super::store::{Carried, CopyStore, Idle};
+use super::store::{Carried, CopyStore, Idle, PutOff};
 use super::task::Input;
+use crate::clock::Clock;
 use crate::replica::OpId;
 use crate::replica::store::StoreAction;
 
@@ -37,18 +37,29 @@ pub(super) async fn run<S: CopyStore>(
 
 /// Tends to the store beside that, until it ends: after actions, and once idle for as long as there is something put off. At most
 /// half of the time, since the disk and the processors are the actions' too.
-pub(super) async fn tend<S: CopyStore>(store: Arc<S>, mut changes: watch::Receiver<()>) {
-    let (mut is_behind, mut wait) = (true, IDLE);
+pub(super) async fn tend<S: CopyStore>(
+    store: Arc<S>,
+    clock: Arc<dyn Clock>,
+    mut changes: watch::Receiver<()>,
+) {
+    let (mut left, mut wait) = (PutOff::Some, IDLE);
     loop {
         let next = changes.changed();
-        let changed = if is_behind { tokio::time::timeout(wait, next).await } else { Ok(next.await) };
-        let begun = Instant::now();
-        (is_behind, wait) = match changed {
+        let changed = match left {
+            PutOff::Nothing => Ok(next.await),
+            PutOff::Some | PutOff::Stuck => tokio::time::timeout(wait, next).await,
+        };
+        let begun_ms = clock.boot_ms();
+        (left, wait) = match changed {
             Ok(Err(_)) => return,
             Ok(Ok(())) => (store.tend(Idle::No).await, IDLE),
-            Err(_) => (store.tend(Idle::Yes).await, Duration::ZERO),
+            Err(_) => match store.tend(Idle::Yes).await {
+                PutOff::Stuck => (PutOff::Stuck, IDLE),
+                left => (left, Duration::ZERO),
+            },
         };
-        tokio::time::sleep(begun.elapsed()).await;
+        let took_ms = clock.boot_ms().saturating_sub(begun_ms);
+        tokio::time::sleep(Duration::from_millis(took_ms)).await;
     }
 }
 

@@ -122,6 +122,8 @@ impl<S: ShardStore> Kept<S> {
     fn make(&self) -> Result<(), CopyError> {
         let (_tending, _changing) = (unpoison(self.tending.lock()), unpoison(self.actions.lock()));
         self.clear()?;
+        // They would take the room that the new copy needs.
+        self.remove_remains()?;
         let copy = Copy::make(&self.dir, &self.options)?;
         *unpoison(self.slot.write()) = Slot::Open(Arc::new(copy));
         Ok(())
@@ -142,6 +144,12 @@ impl<S: ShardStore> Kept<S> {
         }
         self.has_remains.store(true, Ordering::SeqCst);
         Ok(journal::sync_parent(&self.dir)?)
+    }
+
+    /// Whether there is more room than before, since the files of a copy that went were still there.
+    fn makes_room(&self) -> bool {
+        let _tending = unpoison(self.tending.lock());
+        self.has_remains.load(Ordering::SeqCst) && self.remove_remains().is_ok()
     }
 
     fn remains(&self) -> PathBuf {
@@ -238,7 +246,11 @@ impl<S: ShardStore> BlockingStore for Kept<S> {
             };
             match done {
                 Ok(done) => results.extend(done),
-                Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                    if !self.makes_room() {
+                        break;
+                    }
+                }
                 Err(error) => {
                     tracing::error!(dir = %self.dir.display(), %error, "the copy failed");
                     results.extend(vec![StoreResult::Failed; group.len()]);
@@ -252,8 +264,11 @@ impl<S: ShardStore> BlockingStore for Kept<S> {
     /// lost.
     fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
         let _tending = unpoison(self.tending.lock());
-        if idle == Idle::Yes && self.has_remains.load(Ordering::SeqCst) {
-            self.remove_remains().map_err(CopyError::from)?;
+        if idle == Idle::Yes
+            && self.has_remains.load(Ordering::SeqCst)
+            && let Err(error) = self.remove_remains()
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "the files of a copy that went are still there");
         }
         let has_remains = self.has_remains.load(Ordering::SeqCst);
         let Ok(copy) = self.copy() else { return Ok(has_remains) };

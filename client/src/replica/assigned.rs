@@ -40,11 +40,12 @@ impl Replica {
             self.step_down();
             self.fill = None;
             // An epoch that was adopted before is not begun again: positions under it may have been given.
-            if role == Role::Primary {
-                self.store(StoreAction::Adopt(epoch), Then::Lead(epoch));
+            // What is not on disk yet must not be told as this epoch's log: another life of this process might not have it.
+            let is_at_rest = self.ops.is_empty();
+            let then = if role == Role::Primary { Then::Lead(epoch) } else { Then::Nothing };
+            self.store(StoreAction::Adopt(epoch), then);
+            if role == Role::Primary && is_at_rest {
                 self.begin_to_lead();
-            } else {
-                self.store(StoreAction::Adopt(epoch), Then::Nothing);
             }
         }
         if let (Some(lead), Some(seat)) = (&mut self.lead, &self.seat) {
@@ -69,7 +70,7 @@ impl Replica {
         self.frozen_until_ms = None;
     }
 
-    /// Reconciliation begins while the adoption of the epoch is on its way to disk.
+    /// Reconciliation begins; the adoption of the epoch may be on its way to disk.
     fn begin_to_lead(&mut self) {
         let (Some(seat), Some(copy)) = (&self.seat, &self.copy) else { return };
         let mut lead = Lead::new(seat, copy.last());
@@ -78,6 +79,22 @@ impl Replica {
         if !copy.full {
             // Only an operator who accepts data loss makes a half-filled copy primary; what it has now is the shard.
             self.store(StoreAction::EndFill, Then::Nothing);
+        }
+    }
+
+    /// The epoch is adopted on disk.
+    pub(super) fn on_adopted(&mut self, epoch: Epoch) {
+        let still = |seat: &&Seat| seat.epoch == epoch && seat.role == Role::Primary;
+        if self.seat.as_ref().filter(still).is_none()
+            || self.copy.as_ref().is_none_or(|copy| copy.adopted != epoch)
+        {
+            return;
+        }
+        if self.lead.is_none() {
+            self.begin_to_lead();
+        }
+        if let Some(lead) = &mut self.lead {
+            lead.on_adopted(self.out.now_ms);
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Invariants: nothing is served before every required copy is equal (`opened`); a write is stored at home only when
 //! every required copy has it on disk; positions are given once, so an epoch that this process did not begin is never led, and
-//! none is given before the epoch is on disk (`adopted`). Copies are asked meanwhile: what an adoption that came to nothing asked
-//! of them, the next one asks again, and what it aligned was nothing that was acknowledged.
+//! none is given before the epoch is on disk (`adopted`). Copies are asked meanwhile by a log that is on disk: should the adoption
+//! come to nothing, whoever adopts the epoch next asks the same. Nothing is aligned and no copy opened before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -99,6 +99,14 @@ impl Lead {
             peers.insert(other.clone(), peer);
         }
         self.peers = peers;
+    }
+
+    /// The epoch is on disk. Nobody but this copy has been slow so far.
+    pub(super) fn on_adopted(&mut self, now_ms: u64) {
+        self.adopted = true;
+        for peer in self.peers.values_mut() {
+            peer.unsettled_since_ms = now_ms;
+        }
     }
 
     /// Opens the epoch once it is adopted on disk and every required copy is equal to this one.
@@ -214,6 +222,9 @@ impl Lead {
             }
             PeerState::Align(alignment) => (Some(Request::align(self.epoch, (**alignment).clone())), None),
             PeerState::Probe | PeerState::Opening(_) if peer.is_to_fill(required) => {
+                if !self.adopted {
+                    return None;
+                }
                 let base = self.assigned;
                 (Some(Request::Open { epoch: self.epoch, base }), Some(PeerState::Opening(base)))
             }

@@ -138,19 +138,58 @@ fn a_new_primary_asks_the_others_while_it_adopts_its_epoch_and_answers_only_afte
     assert!(world.messages.iter().any(adopts), "it asks at once");
     let ticket = world.put(&n2, "k", "v");
     for _ in 0..50 {
-        let pass = |message: &Message| !matches!(message, Message::Report { .. });
-        while let Some(at) = world.messages.iter().position(pass) {
-            let message = world.messages.remove(at);
-            world.deliver(message);
-        }
-        world.complete_store(&n1);
-        world.complete_store(&node("n3"));
+        settle_without(&mut world, &n2);
         world.tick(10);
     }
     assert!(!world.nodes[&n2].replica.as_ref().unwrap().status().serving, "its own adoption is under way");
     assert_eq!(world.reply(ticket), None);
     world.run(3_000);
     assert!(matches!(world.reply(ticket), Some(Reply::Written { .. })));
+}
+
+#[test]
+fn a_slow_adoption_throws_no_healthy_copy_out() {
+    let mut world = opened(3, 3);
+    let (n1, n2, n3) = (node("n1"), node("n2"), node("n3"));
+    // A write that only n3 has, which therefore has to be aligned.
+    world.put(&n1, "k", "v");
+    let to_n3 = |message: &Message| matches!(message, Message::Request { to, .. } if *to == node("n3"));
+    let at = world.messages.iter().position(to_n3).unwrap();
+    let message = world.messages.remove(at);
+    world.messages.clear();
+    world.deliver(message);
+    world.complete_store(&n3);
+    world.messages.clear();
+    world.coordinator.expire(&n1);
+    for name in [&n2, &n3] {
+        world.install(name);
+        world.heartbeat(name);
+    }
+    for _ in 0..150 {
+        settle_without(&mut world, &n2);
+        world.tick(100);
+        world.heartbeat(&n2);
+        world.heartbeat(&n3);
+    }
+    world.complete_store(&n2);
+    let proposed = world.messages.iter().find_map(|message| match message {
+        Message::Report { from, body, .. } if *from == n2 => body.in_sync_set.as_ref(),
+        _ => None,
+    });
+    let members: Vec<&NodeId> = proposed.unwrap().members.iter().map(|member| &member.node).collect();
+    assert_eq!(members, [&n2, &n3], "the copy that waits to be aligned stays");
+}
+
+/// Delivers everything but reports, and lets all disks but one work.
+fn settle_without(world: &mut World, slow: &NodeId) {
+    for _ in 0..20 {
+        let pass = |message: &Message| !matches!(message, Message::Report { .. });
+        while let Some(at) = world.messages.iter().position(pass) {
+            let message = world.messages.remove(at);
+            world.deliver(message);
+        }
+        world.names().iter().filter(|name| *name != slow).for_each(|name| world.complete_store(name));
+    }
 }
 
 #[test]

@@ -47,8 +47,10 @@ pub(super) struct Base {
     /// While the copy is filled.
     pub(super) tombstones: Vec<(Key, Position)>,
     /// What the database lacks.
+    #[serde(default)]
     pub(super) fresh: Vec<Write>,
     /// What it has too much, or may have.
+    #[serde(default)]
     pub(super) doomed: Vec<Key>,
 }
 
@@ -323,6 +325,11 @@ impl Content {
         for key in keys {
             self.doomed.remove(key);
         }
+    }
+
+    /// How many rows the database lacks.
+    pub(super) fn lacking(&self) -> usize {
+        self.fresh.len()
     }
 
     /// How many keys the database has differently.

@@ -23,9 +23,9 @@ const FLUSH_AT: usize = 256;
 const FLUSH_ROWS: usize = 512;
 /// Most deletes of one flush: in some databases each is a transaction with an fsync of its own.
 const FLUSH_DELETES: usize = 16;
-/// Journal size from which a new one is begun.
+/// Bytes by which a journal has grown when a new one is begun.
 const JOURNAL_BYTES: u64 = 8 << 20;
-/// Journal size at which writes wait for the database: so much is replayed at most when the copy is opened.
+/// The same at which writes wait for the database: so much is replayed at most when the copy is opened.
 const MAX_JOURNAL_BYTES: u64 = 4 * JOURNAL_BYTES;
 
 /// A copy that is open.
@@ -132,6 +132,7 @@ impl<S: ShardStore> Copy<S> {
             remove_dir(dir)?;
             return Ok(None);
         }
+        journal::sync_parent(dir)?;
         let (journal, frames) = Journal::open::<Vec<Record>>(&path)?;
         let mut records = frames.into_iter().flatten();
         let Some(Record::Base(base)) = records.next() else { return Err(OpenError::NoBase(path)) };
@@ -213,12 +214,12 @@ impl<S: ShardStore> Copy<S> {
 
     /// Whether a new journal is due.
     pub(super) fn is_journal_long(&self) -> bool {
-        unpoison(self.journal.lock()).len() >= JOURNAL_BYTES
+        unpoison(self.journal.lock()).grown() >= JOURNAL_BYTES
     }
 
     /// Whether writes have to wait for one.
     pub(super) fn is_journal_full(&self) -> bool {
-        unpoison(self.journal.lock()).len() >= MAX_JOURNAL_BYTES
+        unpoison(self.journal.lock()).grown() >= MAX_JOURNAL_BYTES
     }
 
     /// One bounded step; says whether it did something.
@@ -237,9 +238,10 @@ impl<S: ShardStore> Copy<S> {
         Ok(true)
     }
 
-    /// Until little is left. Whoever adds to it faster has to wait when the journal is full.
+    /// Until the database lacks few rows. What it has too much can wait: each delete may be an fsync. Whoever adds faster has to
+    /// wait when the journal is full.
     pub(super) fn flush_most(&self) -> Result<(), CopyError> {
-        while unpoison(self.content.read()).unflushed() >= FLUSH_AT && self.flush()? {}
+        while self.flush()? && unpoison(self.content.read()).lacking() >= FLUSH_AT {}
         Ok(())
     }
 

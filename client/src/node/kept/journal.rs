@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// JSON, version 1.
-const FORMAT: u8 = 1;
+/// JSON, version 2. Version 1 had no `fresh` and `doomed` in its base: whoever knows that alone must not read this.
+const FORMAT: u8 = 2;
+const OLDER_FORMAT: u8 = 1;
 /// Bytes before a payload.
 const HEAD: usize = 8;
 /// Larger than any frame that is written: a chunk of 1 MiB and a batch of 4 MiB are base64 inside.
@@ -30,6 +31,8 @@ const AHEAD_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
+    /// Bytes of the first frame.
+    base: u64,
     /// Bytes of all frames.
     len: u64,
     /// Bytes of the file: from `len` on zeros.
@@ -97,7 +100,12 @@ impl Journal {
         // Opened here, since this may fail for a while: afterwards only what is fatal is left to fail.
         let dir = path.parent().map(File::open).transpose()?;
         Ok(Prepared {
-            journal: Self { file, len: bytes.len() as u64, reserved: bytes.len() as u64 },
+            journal: Self {
+                file,
+                base: bytes.len() as u64,
+                len: bytes.len() as u64,
+                reserved: bytes.len() as u64,
+            },
             dir,
             temporary,
             path: path.to_owned(),
@@ -110,13 +118,14 @@ impl Journal {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let damaged = |offset, why: String| JournalError::Damaged { path: path.to_owned(), offset, why };
-        let (mut records, mut at) = (Vec::new(), 0);
+        let (mut records, mut at, mut base) = (Vec::new(), 0, 0);
         while let Some(payload) = frame_at(&bytes, at) {
-            let [FORMAT, json @ ..] = payload else {
+            let [FORMAT | OLDER_FORMAT, json @ ..] = payload else {
                 return Err(damaged(at, "a record of an unknown format".to_owned()));
             };
             records.push(serde_json::from_slice(json).map_err(|e| damaged(at, e.to_string()))?);
             at += HEAD + payload.len();
+            base = if base == 0 { at as u64 } else { base };
         }
         let mut reserved = bytes.len() as u64;
         if bytes[at..].iter().any(|byte| *byte != 0) {
@@ -126,9 +135,11 @@ impl Journal {
             tracing::warn!(path = %path.display(), offset = at, bytes = bytes.len() - at, "cut off a torn record");
             reserved = at as u64;
             file.set_len(reserved)?;
-            file.sync_all()?;
         }
-        Ok((Self { file, len: at as u64, reserved }, records))
+        // A process that was killed before it synced left what is read here, but perhaps not on disk.
+        file.sync_all()?;
+        sync_parent(path)?;
+        Ok((Self { file, base, len: at as u64, reserved }, records))
     }
 
     /// Appends one frame and makes it durable. When there is no space, nothing was appended and it may be tried again.
@@ -142,7 +153,13 @@ impl Journal {
             self.reserved = self.len;
             return Err(error);
         }
-        self.file.sync_data().map_err(unsynced)?;
+        if let Err(error) = self.file.sync_data() {
+            // The next opening must not find what may never reach the disk. Where this fails too, it may.
+            if let Err(error) = self.file.set_len(self.len) {
+                tracing::error!(%error, "a record that was not synced could not be taken back");
+            }
+            return Err(unsynced(error));
+        }
         self.len += frame.len() as u64;
         Ok(())
     }
@@ -150,13 +167,25 @@ impl Journal {
     fn write(&mut self, frame: &[u8]) -> io::Result<()> {
         let end = self.len + frame.len() as u64;
         if end > self.reserved {
-            self.file.write_all_at(&[0; AHEAD_BYTES], end)?;
-            self.reserved = end + AHEAD_BYTES as u64;
+            self.reserved = match self.file.write_all_at(&[0; AHEAD_BYTES], end) {
+                Ok(()) => end + AHEAD_BYTES as u64,
+                Err(_) => {
+                    // There may be room for the frame alone.
+                    self.file.set_len(self.len)?;
+                    end
+                }
+            };
         }
         self.file.write_all_at(frame, self.len)
     }
 
+    /// Bytes of what was appended to what it began with.
+    pub(super) fn grown(&self) -> u64 {
+        self.len - self.base
+    }
+
     /// Bytes of all frames.
+    #[cfg(test)]
     pub(super) fn len(&self) -> u64 {
         self.len
     }

@@ -158,6 +158,29 @@ fn a_journal_that_grows_long_is_begun_anew_with_what_the_database_lacks() {
     assert_eq!(everything(&store).1[..8], before.1[..]);
 }
 
+/// A journal of the build before could be read only if its base needs no field of this one's.
+#[test]
+fn a_base_without_what_the_database_lacks_is_read_as_lacking_nothing() {
+    let base = Content::default().base("database-1");
+    let mut json = serde_json::to_value(Record::Base(base)).unwrap();
+    for field in ["fresh", "doomed"] {
+        assert!(json["base"].as_object_mut().unwrap().remove(field).is_some());
+    }
+    let Record::Base(read) = serde_json::from_value(json).unwrap() else { panic!("another record") };
+    assert!(read.fresh.is_empty() && read.doomed.is_empty());
+}
+
+#[test]
+fn the_files_of_a_copy_that_went_do_not_take_the_room_of_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.append(&[write(1, 1, "a", Some(1))]).unwrap();
+    store.create().unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["7"]);
+}
+
 #[test]
 fn a_torn_tail_loses_only_what_was_not_told() {
     let dir = tempfile::tempdir().unwrap();

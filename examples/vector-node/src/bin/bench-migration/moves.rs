@@ -32,7 +32,7 @@ pub(crate) struct Moved {
     /// Asked for, and heard to have ended.
     pub(crate) span: (Micros, Micros),
     /// From the last write that was acknowledged under the old epoch to the first under the new one, in milliseconds.
-    pub(crate) pause_ms: Option<f64>,
+    pub(crate) pause_ms: f64,
     /// What a write took at other times, in milliseconds: the median.
     pub(crate) usual_ms: f64,
     /// Bytes of the shard.
@@ -128,13 +128,14 @@ impl Mover<'_> {
         tracing::debug!(%shard, %from, %to, %via, ?entered, "a migration ended");
         let times: Vec<f64> =
             acknowledged.iter().map(|write| (write.returned - write.called) as f64 / 1e3).collect();
+        let pause = pause(&acknowledged).context("no write was acknowledged under the new epoch")?;
         let is_kind = asked.kind == if is_move { MigrationKind::Move } else { MigrationKind::Promote };
         anyhow::ensure!(is_kind, "asked for {kind}, and got {asked:?}");
         Ok(Moved {
             migration: ended,
             is_move,
             span: (began, end),
-            pause_ms: pause(&acknowledged).map(|pause| pause as f64 / 1e3),
+            pause_ms: pause as f64 / 1e3,
             usual_ms: crate::record::Spread::of(times).p50,
             bytes,
             copying_ms: copying_ms(&entered),
@@ -148,8 +149,10 @@ fn heard(entered: &[Entered], phase: Phase) -> Option<&Entered> {
 
 /// The time between the last acknowledgement under one epoch and the first under the next.
 fn pause(acknowledged: &[Acknowledged]) -> Option<Micros> {
-    let (before, after) =
-        acknowledged.windows(2).map(|pair| (pair[0], pair[1])).find(|(one, next)| one.epoch < next.epoch)?;
+    let rises = |(one, next): &(Acknowledged, Acknowledged)| {
+        one.epoch.zip(next.epoch).is_some_and(|(one, next)| one < next)
+    };
+    let (before, after) = acknowledged.windows(2).map(|pair| (pair[0], pair[1])).find(rises)?;
     Some(after.returned - before.returned)
 }
 

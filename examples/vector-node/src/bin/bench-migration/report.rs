@@ -63,7 +63,7 @@ fn of_kind(samples: &[Sample], kind: Kind) -> Spread {
 impl Report {
     fn pauses(&self, is_move: Option<bool>) -> Spread {
         let fits = |moved: &&Moved| is_move.is_none_or(|is_move| moved.is_move == is_move);
-        Spread::of(self.moved.iter().filter(fits).filter_map(|moved| moved.pause_ms).collect())
+        Spread::of(self.moved.iter().filter(fits).map(|moved| moved.pause_ms).collect())
     }
 
     fn aborted(&self) -> Vec<String> {

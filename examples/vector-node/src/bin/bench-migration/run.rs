@@ -181,7 +181,7 @@ impl Bench<'_> {
             during.extend(meanwhile.into_iter().filter(|sample| sample.shard != Some(one.migration.shard)));
             moved.push(one);
             if (turn + 1).is_multiple_of(TOLD_EVERY) {
-                let worst = moved.iter().rev().take(TOLD_EVERY).filter_map(|moved| moved.pause_ms);
+                let worst = moved.iter().rev().take(TOLD_EVERY).map(|moved| moved.pause_ms);
                 let worst = worst.fold(0.0, f64::max);
                 self.narrator.say(format!(
                     "{} of {migrations} primaries moved; the longest pause of the last {TOLD_EVERY}: {worst:.0} ms",

@@ -86,17 +86,17 @@ pub(crate) fn machine(folder: &Path) -> String {
     format!(
         "{cores} cores ({}), Linux {}, files on {}",
         cpu.unwrap_or("unknown"),
-        kernel.trim(),
+        kernel.trim().split('-').next().unwrap_or_default(),
         disk_kind(&mounts, folder)
     )
 }
 
-/// File system and device of the longest mount point above `folder`.
+/// File system of the longest mount point above `folder`.
 fn disk_kind(mounts: &str, folder: &Path) -> String {
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<&str>>());
     let above = fields.filter(|fields| fields.len() > 2 && folder.starts_with(fields[1]));
     let nearest = above.max_by_key(|fields| fields[1].len());
-    nearest.map_or_else(|| "unknown".to_owned(), |fields| format!("{} ({})", fields[2], fields[0]))
+    nearest.map_or_else(|| "unknown".to_owned(), |fields| fields[2].to_owned())
 }
 
 #[cfg(test)]
@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn a_folder_is_on_the_nearest_mount_above_it() {
         let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /tmpfiles xfs rw 0 0\n";
-        assert_eq!(disk_kind(mounts, Path::new("/tmp/x")), "tmpfs (tmpfs)");
-        assert_eq!(disk_kind(mounts, Path::new("/var/x")), "ext4 (/dev/a)");
+        assert_eq!(disk_kind(mounts, Path::new("/tmp/x")), "tmpfs");
+        assert_eq!(disk_kind(mounts, Path::new("/var/x")), "ext4");
     }
 
     #[test]
