@@ -146,6 +146,15 @@ impl<S: ShardStore> Kept<S> {
         Ok(journal::sync_parent(&self.dir)?)
     }
 
+    fn bring_nearer(&self, copy: &Copy<S>, idle: Idle) -> Result<bool, CopyError> {
+        if copy.is_journal_long() {
+            copy.flush_most()?;
+            let _changing = unpoison(self.actions.lock());
+            copy.rebase()?;
+        }
+        copy.tend(idle)
+    }
+
     /// Whether there is more room than before, since the files of a copy that went were still there.
     fn makes_room(&self) -> bool {
         let _tending = unpoison(self.tending.lock());
@@ -264,20 +273,15 @@ impl<S: ShardStore> BlockingStore for Kept<S> {
     /// lost.
     fn tend(&self, idle: Idle) -> Result<bool, StoreError> {
         let _tending = unpoison(self.tending.lock());
-        if idle == Idle::Yes
-            && self.has_remains.load(Ordering::SeqCst)
-            && let Err(error) = self.remove_remains()
-        {
-            tracing::warn!(dir = %self.dir.display(), %error, "the files of a copy that went are still there");
-        }
-        let has_remains = self.has_remains.load(Ordering::SeqCst);
-        let Ok(copy) = self.copy() else { return Ok(has_remains) };
-        if copy.is_journal_long() {
-            copy.flush_most()?;
-            let _changing = unpoison(self.actions.lock());
-            copy.rebase()?;
-        }
-        Ok(copy.tend(idle)? || has_remains)
+        // Should that fail, the database is looked after all the same.
+        let is_due = idle == Idle::Yes && self.has_remains.load(Ordering::SeqCst);
+        let removed = if is_due { self.remove_remains() } else { Ok(()) };
+        let is_behind = match self.copy() {
+            Ok(copy) => self.bring_nearer(&copy, idle)?,
+            Err(_) => false,
+        };
+        removed.map_err(CopyError::from)?;
+        Ok(is_behind || self.has_remains.load(Ordering::SeqCst))
     }
 
     /// Flushes everything, so that the next opening has little to replay.

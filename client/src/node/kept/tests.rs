@@ -171,6 +171,21 @@ fn a_base_without_what_the_database_lacks_is_read_as_lacking_nothing() {
 }
 
 #[test]
+fn files_that_cannot_be_removed_are_told_and_tried_again_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create().unwrap();
+    store.delete().unwrap();
+    // No folder can be removed in the place of a file.
+    let gone = dir.path().join("7.gone");
+    std::fs::remove_dir_all(&gone).unwrap();
+    std::fs::write(&gone, "in the way").unwrap();
+    assert!(store.tend(Idle::Yes).is_err(), "else it would be tried again at once, for ever");
+    std::fs::remove_file(&gone).unwrap();
+    assert!(!store.tend(Idle::Yes).unwrap());
+}
+
+#[test]
 fn the_files_of_a_copy_that_went_do_not_take_the_room_of_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
