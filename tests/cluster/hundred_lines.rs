@@ -63,6 +63,15 @@ fn vector(n: usize) -> Value {
     json!([n as f64, 1.0])
 }
 
+async fn only_what_is_asked_for_moves(api: &Api) {
+    api.post_as::<Value>("/v1/rebalance/pause", &json!({})).await.unwrap();
+    wait_for("what moves already to end", DEADLINE, async || {
+        let active: Value = api.get_as("/v1/migrations?active=true").await?;
+        if active["migrations"] == json!([]) { Ok(()) } else { Err(active.to_string()) }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_node_of_a_hundred_lines_is_replicated_moved_and_failed_over() {
     let options = Options::default().shards(4).flags(&["--replication-factor", "2"]);
@@ -72,8 +81,9 @@ async fn a_data_node_of_a_hundred_lines_is_replicated_moved_and_failed_over() {
     for n in 0..VECTORS / 2 {
         nodes[n % 3].write(n).await;
     }
-    let map: ShardMap = cluster.map().await;
     let api = cluster.any();
+    only_what_is_asked_for_moves(&api).await;
+    let map: ShardMap = cluster.map().await;
     for (shard, row) in map.shards.iter().enumerate() {
         let has = |id: &str| row.in_sync.iter().any(|node| node.as_str() == id);
         let to = nodes.iter().find(|node| !has(&node.name)).unwrap();
