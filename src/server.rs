@@ -222,6 +222,31 @@ impl Running {
         }
     }
 
+    /// Answers clients on `listener` until `shutdown`; then hands leadership over, finishes requests and ends everything. The
+    /// directory is free when this returns.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the node can no longer be relied on, or the listener failed.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServerError> {
+        let node = self.node.clone();
+        tracing::info!(node = node.name(), url = %node.info().client_url, peers = %node.peer_addr(), "listening");
+        let serving = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, self.router.clone(), serving.clone().cancelled_owned()));
+        let fatal = tokio::select! {
+            error = node.fatal() => Some(error),
+            () = shutdown.cancelled() => None,
+        };
+        if fatal.is_none() {
+            tracing::info!(node = node.name(), "stopping: handing leadership over, finishing requests");
+            hand_over(&node).await;
+        }
+        self.begin_ending();
+        serving.cancel();
+        let served = finish(server).await;
+        self.end(fatal).await?;
+        served
+    }
+
     /// Hands leadership over, then ends everything; the directory is free when this returns.
     pub async fn stop(self) {
         hand_over(&self.node).await;
@@ -243,24 +268,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
     let bound = listener.local_addr().map_err(ServerError::Serve)?;
-    let running = start(&config, bound, parts).await?;
-    let node = running.node.clone();
-    tracing::info!(node = %config.node_id, url = %node.info().client_url, peers = %node.peer_addr(), "listening");
-    let serving = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, running.router.clone(), serving.clone().cancelled_owned()));
-    let fatal = tokio::select! {
-        error = node.fatal() => Some(error),
-        () = shutdown.cancelled() => None,
-    };
-    if fatal.is_none() {
-        tracing::info!("stopping: handing leadership over, finishing requests");
-        hand_over(&node).await;
-    }
-    running.begin_ending();
-    serving.cancel();
-    let served = finish(server).await;
-    running.end(fatal).await?;
-    served
+    start(&config, bound, parts).await?.serve(listener, shutdown).await
 }
 
 async fn serve(

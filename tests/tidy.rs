@@ -81,6 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "proposer",
         ],
     ),
+    ("cluster", &["metadata", "config", "server"]),
     ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
 ];
 

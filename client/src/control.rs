@@ -40,9 +40,8 @@ pub use budget::RetryBudget;
 use budget::Tokens;
 pub use call::Call;
 pub use calls::{Changed, StaleReads};
-use exchange::Http;
 pub(crate) use exchange::read_body;
-pub use exchange::{Body, Exchange, ExchangeError};
+pub use exchange::{Body, Exchange, ExchangeError, Http};
 use judge::{Attempt, Raw, judge};
 use known::Known;
 
@@ -164,12 +163,8 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError::NoCoordinators`] and [`ControlError::Setup`].
     pub fn new(options: ControlOptions) -> Result<Self, ControlError> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(Duration::from_millis(options.attempt_timeout_ms))
-            .build()
-            .map_err(ControlError::Setup)?;
-        Self::over(options, Arc::new(Http(http)))
+        let http = Http::new(options.attempt_timeout_ms)?;
+        Self::over(options, Arc::new(http))
     }
 
     /// As [`ControlClient::new`], over another way to the control nodes.

@@ -34,5 +34,5 @@ pub use error::{CallError, FatalError, GreetError, MembershipError, ProposeError
 pub use machine::{Applied, RestoreError, StateMachine};
 pub use member::{Greeting, Leadership, LeadershipState, Member, MemberInfo, MemberRole};
 pub use membership::Seat;
-pub use node::{AppHandler, Committed, Node, Status};
+pub use node::{AppHandler, Committed, Node, Status, greet};
 pub use restore::{Beginning, RestoreDirectoryError, restore_directory};

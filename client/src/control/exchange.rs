@@ -1,9 +1,13 @@
 //! One HTTP request and its answer: the seam at which a simulation stands in for the network.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+
+use super::ControlError;
 
 /// An answer's body, as it comes.
 pub type Body = BoxStream<'static, Result<Bytes, ExchangeError>>;
@@ -23,8 +27,20 @@ pub trait Exchange: Send + Sync + 'static {
     async fn exchange(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, ExchangeError>;
 }
 
-/// Over reqwest.
-pub(super) struct Http(pub(super) reqwest::Client);
+/// Over HTTP/1.1, or HTTP/2 where the other side offers it.
+pub struct Http(reqwest::Client);
+
+impl Http {
+    /// Connects within `connect_timeout_ms`, past any proxy.
+    ///
+    /// # Errors
+    /// [`ControlError::Setup`].
+    pub fn new(connect_timeout_ms: u64) -> Result<Self, ControlError> {
+        let builder = reqwest::Client::builder().no_proxy();
+        let builder = builder.connect_timeout(Duration::from_millis(connect_timeout_ms));
+        Ok(Self(builder.build().map_err(ControlError::Setup)?))
+    }
+}
 
 #[async_trait]
 impl Exchange for Http {

@@ -1,0 +1,100 @@
+//! A Cluster's beginning and end.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use ruvector_cluster::{Cluster, ClusterConfig, ClusterError, ShardId};
+
+use crate::support::{DEADLINE, wait_for};
+use crate::{Places, settled};
+
+/// A cluster of one.
+fn alone(places: &Places) -> ClusterConfig {
+    ClusterConfig { seeds: Vec::new(), ..places.config(0) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_stopped_starts_again_with_what_it_had() {
+    let places = Places::new(1);
+    let cluster = Cluster::new(alone(&places)).await.unwrap();
+    assert!(matches!(cluster.get_shard_for_key("k"), Err(ClusterError::NotRunning)));
+    assert!(matches!(cluster.nodes().await, Err(ClusterError::NotRunning)));
+    assert_eq!((cluster.node_count().await, cluster.is_leader().await), (0, false));
+    cluster.stop().await.unwrap();
+    cluster.start().await.unwrap();
+    cluster.start().await.unwrap();
+    cluster.wait_for_stable().await.unwrap();
+    let before = cluster.nodes().await.unwrap();
+    let epoch = cluster.shard(ShardId(0)).await.unwrap().epoch;
+    cluster.stop().await.unwrap();
+    cluster.stop().await.unwrap();
+    assert!(matches!(cluster.health().await, Err(ClusterError::NotRunning)));
+    drop(TcpListener::bind(places.addr(0)).expect("the address is free after a stop"));
+
+    cluster.start().await.unwrap();
+    cluster.wait_for_stable().await.unwrap();
+    let after = cluster.nodes().await.unwrap();
+    assert_eq!((after.len(), &after[0].id, &after[0].shards), (1, &before[0].id, &before[0].shards));
+    assert!(cluster.shard(ShardId(0)).await.unwrap().epoch > epoch, "the process began anew");
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_a_cluster_stops_it() {
+    let places = Places::new(1);
+    drop(settled([alone(&places)]).await);
+    // The directory is locked, and the address taken, as long as it runs.
+    wait_for("the dropped cluster to have ended", DEADLINE, async || {
+        let again = Cluster::new(alone(&places)).await?;
+        again.start().await?;
+        again.wait_for_stable().await?;
+        again.stop().await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_says_what_is_waited_for() {
+    let places = Places::new(2);
+    let config = ClusterConfig { stable_timeout: Duration::from_millis(1_500), ..places.config(0) };
+    let cluster = Cluster::new(config).await.unwrap();
+    cluster.start().await.unwrap();
+    let error = cluster.wait_for_stable().await.unwrap_err();
+    let ClusterError::NotStable { waited_ms, waiting_for } = &error else { panic!("{error}") };
+    assert!(*waited_ms >= 1_500, "{waited_ms}");
+    let told = waiting_for.join("; ");
+    assert!(told.contains("seeds") && told.contains(&places.addr(1).to_string()), "{told}");
+    assert!(matches!(cluster.get_shard_for_key("k"), Err(ClusterError::NotFounded)));
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_watched_in_order_and_a_watch_ends_with_its_cluster() {
+    let places = Places::new(2);
+    let clusters = settled([places.config(0), places.config(1)]).await;
+    let mut watch = clusters[0].watch().unwrap();
+    let row = clusters[0].shard(ShardId(3)).await.unwrap();
+    clusters[1].migrate_shard(ShardId(3), &row.replicas[0]).await.unwrap();
+    let mut last = watch.revision();
+    let seen = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let event = watch.next().await.unwrap();
+            assert!(event.revision > last);
+            last = event.revision;
+            let text = serde_json::to_string(&event).unwrap();
+            let primary = format!("\"primary\":\"{}\"", row.replicas[0]);
+            if text.contains("\"id\":3,") && text.contains(&primary) {
+                return;
+            }
+        }
+    });
+    seen.await.expect("the migration is seen");
+    let stopping = tokio::spawn(async move {
+        for cluster in &clusters {
+            cluster.stop().await.unwrap();
+        }
+    });
+    let ended = tokio::time::timeout(DEADLINE, async { while watch.next().await.is_ok() {} });
+    ended.await.expect("the watch ends");
+    stopping.await.unwrap();
+}
