@@ -24,10 +24,10 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::codec;
-use crate::error::FatalError;
-use crate::member::MemberInfo;
+use crate::error::{FatalError, GreetError};
+use crate::member::{Greeting, MemberInfo};
 use crate::node::Core;
-use crate::transport::{Envelope, RpcKind, TransportError};
+use crate::transport::{Envelope, RpcKind, Transport, TransportError};
 use crate::types::Peer;
 use messages::{Hello, JoinAnswer, JoinRequest, Proposal, ReleaseAnswer, ReleaseRequest};
 use promise::PromiseError;
@@ -185,6 +185,16 @@ async fn ask_hello(core: &Core, seed: &str) -> Result<Hello, TransportError> {
             Err(_) => Err(error),
         },
     }
+}
+
+/// Asks the control node whose client API is at `addr` (`host:port`) who it is, also before a node of one's own is started.
+///
+/// # Errors
+/// [`GreetError`].
+pub async fn greet(transport: &dyn Transport, addr: &str, timeout: Duration) -> Result<Greeting, GreetError> {
+    let answer = transport.hello(addr, timeout).await.map_err(GreetError::NoAnswer)?;
+    let hello: Hello = serde_json::from_slice(&answer).map_err(GreetError::Foreign)?;
+    Ok(Greeting { member: hello.member, cluster_id: hello.cluster_id })
 }
 
 fn peer_url_of(seed: &str) -> Option<String> {

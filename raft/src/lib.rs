@@ -28,11 +28,11 @@ mod trail;
 pub mod transport;
 mod types;
 
-pub use bootstrap::Phase;
+pub use bootstrap::{Phase, greet};
 pub use config::{Compaction, NodeConfig, Timing};
 pub use error::{CallError, FatalError, GreetError, MembershipError, ProposeError, ReadError, StartError};
 pub use machine::{Applied, RestoreError, StateMachine};
 pub use member::{Greeting, Leadership, LeadershipState, Member, MemberInfo, MemberRole};
 pub use membership::Seat;
-pub use node::{AppHandler, Committed, Node, Status, greet};
+pub use node::{AppHandler, Committed, Node, Status};
 pub use restore::{Beginning, RestoreDirectoryError, restore_directory};

@@ -119,22 +119,29 @@ fn call_failed(error: TransportError) -> CallError {
     }
 }
 
-/// Asks the control node whose client API is at `addr` (`host:port`) who it is, also before a node of one's own is started.
-///
-/// # Errors
-/// [`GreetError`].
-pub async fn greet(transport: &dyn Transport, addr: &str, timeout: Duration) -> Result<Greeting, GreetError> {
-    let answer = transport.hello(addr, timeout).await.map_err(GreetError::NoAnswer)?;
-    let hello: Hello = serde_json::from_slice(&answer).map_err(GreetError::Foreign)?;
-    Ok(Greeting { member: hello.member, cluster_id: hello.cluster_id })
-}
-
 impl Node {
     /// Starts on open files and returns; finding the cluster goes on in the background (see [`Node::phase`]).
     ///
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(
+        config: NodeConfig,
+        storage: Storage,
+        machine: Box<dyn StateMachine>,
+        transport: Arc<dyn Transport>,
+        app: Arc<dyn AppHandler>,
+    ) -> Result<Self, StartError> {
+        let wal = storage.wal.clone();
+        let started = Self::start_on(config, storage, machine, transport, app).await;
+        if started.is_err()
+            && let Err(error) = wal.close().await
+        {
+            tracing::warn!(%error, "the log was not closed");
+        }
+        started
+    }
+
+    async fn start_on(
         config: NodeConfig,
         mut storage: Storage,
         machine: Box<dyn StateMachine>,
@@ -271,7 +278,7 @@ impl Node {
     /// # Errors
     /// [`GreetError`].
     pub async fn greet(&self, addr: &str, timeout: Duration) -> Result<Greeting, GreetError> {
-        greet(self.core.links.transport().as_ref(), addr, timeout).await
+        bootstrap::greet(self.core.links.transport().as_ref(), addr, timeout).await
     }
 
     /// Asks who listens for control nodes at `peer_url`.

@@ -6,6 +6,7 @@
 mod support;
 
 mod bad_config;
+mod example;
 mod handler;
 mod life;
 mod members;

@@ -1,12 +1,9 @@
 //! Learners, and a node that the cluster does without.
 
-use http::Method;
 use ruvector_cluster::client::control::Call;
 use ruvector_cluster::client::wire::{ClusterView, MemberRole};
 use ruvector_cluster::{Cluster, ClusterConfig, ClusterError};
-use serde_json::Value;
 
-use crate::support::{DEADLINE, wait_for};
 use crate::{Places, settled};
 
 async fn view(cluster: &Cluster) -> ClusterView {
@@ -42,22 +39,25 @@ async fn nodes_beyond_max_voters_stay_learners_and_read_from_their_replica() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_fails_ends_its_own_cluster_and_no_other() {
     let places = Places::new(3);
-    let clusters = settled((0..3).map(|node| places.config(node))).await;
-    let call = Call::write(Method::DELETE, "/v1/members/node-3", &serde_json::json!({})).unwrap();
-    let client = clusters[0].client().unwrap();
-    client.send::<Value>(&call).await.unwrap();
-    wait_for("the removed node to have ended", DEADLINE, async || match clusters[2].health().await {
-        Err(ClusterError::Failed(_)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
-    assert!(matches!(clusters[2].stop().await, Err(ClusterError::Failed(_))));
-    clusters[2].stop().await.unwrap();
-    for cluster in &clusters[..2] {
+    let founders =
+        |node| ClusterConfig { seeds: vec![places.addr(0), places.addr(1)], ..places.config(node) };
+    let clusters = settled([founders(0), founders(1)]).await;
+    // The name of another one, on a directory of its own: the cluster refuses it.
+    let taken = ClusterConfig { node_id: "node-1".to_owned(), ..founders(2) };
+    let third = Cluster::new(taken).await.unwrap();
+    third.start().await.unwrap();
+    let failed = third.wait_for_stable().await.unwrap_err();
+    assert!(matches!(&failed, ClusterError::Failed(_)), "{failed}");
+    let why = std::error::Error::source(&failed).and_then(std::error::Error::source).unwrap().to_string();
+    assert!(why.contains("node-1 is taken"), "{why}");
+    assert!(matches!(third.nodes().await, Err(ClusterError::Failed(_))));
+    assert!(matches!(third.stop().await, Err(ClusterError::Failed(_))));
+    third.stop().await.unwrap();
+    for cluster in &clusters {
         assert_eq!(view(cluster).await.members.len(), 2);
         cluster.nodes().await.unwrap();
     }
-    for cluster in &clusters[..2] {
+    for cluster in &clusters {
         cluster.stop().await.unwrap();
     }
 }
