@@ -59,7 +59,7 @@ const MIGRATION_WAIT_MS: u64 = 10_000;
 
 /// A control node in this process, and the process as a data node. See the [module](self).
 pub struct Cluster {
-    checked: Checked,
+    checked: Arc<Checked>,
     stage: Mutex<Stage>,
     live: RwLock<Option<Arc<Live>>>,
     /// Fixed when the cluster was founded, so it is looked up once.
@@ -86,7 +86,7 @@ impl Cluster {
     pub async fn new(config: ClusterConfig) -> Result<Self> {
         let (checked, listener) = Checked::of(config).await?;
         Ok(Self {
-            checked,
+            checked: Arc::new(checked),
             stage: Mutex::new(Stage::Idle(Some(listener))),
             live: RwLock::new(None),
             num_shards: OnceLock::new(),
@@ -94,7 +94,8 @@ impl Cluster {
     }
 
     /// Starts the control node and registers this process as a data node; returns as soon as both are on their way
-    /// ([`wait_for_stable`](Self::wait_for_stable) waits for the cluster). Does nothing on a Cluster that runs.
+    /// ([`wait_for_stable`](Self::wait_for_stable) waits for the cluster). Does nothing on a Cluster that runs; one that failed is
+    /// started anew.
     ///
     /// # Errors
     /// [`ClusterError::Config`] where the seeds belong to different clusters, or to another than this node's data;
@@ -102,13 +103,19 @@ impl Cluster {
     /// running then, and `start` may be called again.
     pub async fn start(&self) -> Result<()> {
         let mut stage = self.stage.lock().await;
+        if let Stage::Running(task) = &*stage {
+            if !task.has_ended() {
+                return Ok(());
+            }
+            *stage = Stage::Idle(None);
+        }
         let Stage::Idle(held) = &mut *stage else { return Ok(()) };
         let met = seeds::greet_all(&self.checked).await?;
         let listener = match held.take() {
             Some(listener) => listener,
             None => self.checked.listen().await?,
         };
-        let (live, task) = Live::start(&self.checked, listener, met.as_deref()).await?;
+        let (live, task) = Live::start(self.checked.clone(), listener, met).await?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(live));
         *stage = Stage::Running(task);
         Ok(())

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ruvector_cluster_client::control::{Call, ControlClient, ControlOptions};
+use ruvector_cluster_client::control::{Call, ControlClient, ControlOptions, Http};
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_raft::Node;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Checked;
@@ -46,6 +46,10 @@ pub(super) struct Task {
 }
 
 impl Task {
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
     pub(super) fn begin_stop(&self) {
         self.shutdown.cancel();
     }
@@ -59,42 +63,28 @@ impl Task {
 }
 
 impl Live {
+    /// Starts it all in a task of its own, which also ends it: whoever drops this wait half way leaves nothing running.
     pub(super) async fn start(
-        checked: &Checked,
+        checked: Arc<Checked>,
         listener: TcpListener,
-        met: Option<&str>,
+        met: Option<String>,
     ) -> Result<(Self, Task)> {
-        let part = DataPart::open(checked)?;
-        let parts = Parts::of_this_machine(&checked.server).map_err(ClusterError::Start)?;
-        let bound = listener.local_addr().map_err(|e| ClusterError::Start(ServerError::Serve(e)))?;
-        let running = server::start(&checked.server, bound, parts).await;
-        let running = running.map_err(|error| checked.explained(error))?;
-        if let Err(error) = is_of(&running, met) {
-            running.stop().await;
-            return Err(error);
-        }
-        let own = checked.advertised().to_owned();
-        let coordinators = std::iter::once(own.clone()).chain(checked.server.seeds.iter().cloned());
-        let options = ControlOptions::new(coordinators.collect());
-        let exchange = OwnFirst::new(own, running.router.clone(), options.attempt_timeout_ms)?;
-        let control = ControlClient::over(options, Arc::new(exchange))?;
-        let (ended_by, ended) = watch::channel(None);
-        let (refused_by, refused) = watch::channel(None);
+        let (started, starting) = oneshot::channel();
         let shutdown = CancellationToken::new();
-        let live = Self {
-            name: checked.server.node_id.clone(),
-            node: running.node.clone(),
-            state: running.state.clone(),
-            control: control.clone(),
-            refused,
-            ended: ended.clone(),
-        };
         let stop = shutdown.clone();
         tokio::spawn(async move {
-            let end = run(running, listener, part, control, refused_by, stop).await;
-            ended_by.send_replace(Some(end));
+            let (ended_by, ended) = watch::channel(None);
+            let (live, begun) = match begin(&checked, listener, met.as_deref(), ended.clone()).await {
+                Ok(begun) => begun,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            if started.send(Ok((live, Task { shutdown: stop.clone(), ended }))).is_err() {
+                stop.cancel();
+            }
+            ended_by.send_replace(Some(run(begun, stop).await));
         });
-        Ok((live, Task { shutdown, ended }))
+        let failed = |_| ClusterError::Start(ServerError::Setup("the starting task ended badly".into()));
+        starting.await.map_err(failed)?
     }
 
     /// Asks this process's control node first.
@@ -122,6 +112,48 @@ fn failure_of(end: &End) -> ClusterError {
     }
 }
 
+/// What was begun, to be run.
+struct Begun {
+    running: Running,
+    listener: TcpListener,
+    part: DataPart,
+    control: ControlClient,
+    refused: watch::Sender<Option<String>>,
+}
+
+async fn begin(
+    checked: &Checked,
+    listener: TcpListener,
+    met: Option<&str>,
+    ended: watch::Receiver<Option<End>>,
+) -> Result<(Live, Begun)> {
+    let part = DataPart::open(checked)?;
+    let parts = Parts::of_this_machine(&checked.server).map_err(ClusterError::Start)?;
+    let bound = listener.local_addr().map_err(|e| ClusterError::Start(ServerError::Serve(e)))?;
+    let own = checked.advertised().to_owned();
+    let coordinators = std::iter::once(own.clone()).chain(checked.server.seeds.iter().cloned());
+    let options = ControlOptions::new(coordinators.collect());
+    let others = Http::new(options.attempt_timeout_ms)?;
+    let running = server::start(&checked.server, bound, parts).await;
+    let running = running.map_err(|error| checked.explained(error))?;
+    if let Err(error) = is_of(&running, met) {
+        running.stop().await;
+        return Err(error);
+    }
+    let exchange = OwnFirst { own, router: running.router.clone(), others };
+    let control = ControlClient::over(options, Arc::new(exchange))?;
+    let (refused_by, refused) = watch::channel(None);
+    let live = Live {
+        name: checked.server.node_id.clone(),
+        node: running.node.clone(),
+        state: running.state.clone(),
+        control: control.clone(),
+        refused,
+        ended,
+    };
+    Ok((live, Begun { running, listener, part, control, refused: refused_by }))
+}
+
 /// Whether a node that has data is of the cluster that its seeds are of.
 fn is_of(running: &Running, met: Option<&str>) -> Result<()> {
     match (running.node.cluster_id(), met) {
@@ -137,14 +169,8 @@ fn is_of(running: &Running, met: Option<&str>) -> Result<()> {
 
 /// Serves until told to stop or until the node fails. The data node ends first, since it needs a control node for that; the agent's
 /// lease is then left to run out.
-async fn run(
-    running: Running,
-    listener: TcpListener,
-    part: DataPart,
-    control: ControlClient,
-    refused: watch::Sender<Option<String>>,
-    shutdown: CancellationToken,
-) -> End {
+async fn run(begun: Begun, shutdown: CancellationToken) -> End {
+    let Begun { running, listener, part, control, refused } = begun;
     let (stop_data, stop_serving) = (CancellationToken::new(), CancellationToken::new());
     let stopping = stop_data.clone();
     let data = tokio::spawn(async move {

@@ -4,25 +4,15 @@ use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
 use futures::StreamExt;
-use ruvector_cluster_client::control::{Body, ControlError, Exchange, ExchangeError, Http};
+use ruvector_cluster_client::control::{Body, Exchange, ExchangeError, Http};
 use tower::ServiceExt;
 
 /// Puts requests for `own` to the router itself.
 pub(super) struct OwnFirst {
     /// `host:port`.
-    own: String,
-    router: Router,
-    others: Http,
-}
-
-impl OwnFirst {
-    pub(super) fn new(
-        own: String,
-        router: Router,
-        connect_timeout_ms: u64,
-    ) -> std::result::Result<Self, ControlError> {
-        Ok(Self { own, router, others: Http::new(connect_timeout_ms)? })
-    }
+    pub(super) own: String,
+    pub(super) router: Router,
+    pub(super) others: Http,
 }
 
 #[async_trait]

@@ -54,6 +54,21 @@ async fn dropping_a_cluster_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_given_up_half_way_leaves_nothing_running() {
+    let places = Places::new(1);
+    let cluster = Cluster::new(alone(&places)).await.unwrap();
+    {
+        let starting = cluster.start();
+        futures::pin_mut!(starting);
+        assert!(futures::poll!(starting).is_pending());
+    }
+    assert!(matches!(cluster.health().await, Err(ClusterError::NotRunning)));
+    wait_for("the address and the directory to be free", DEADLINE, async || cluster.start().await).await;
+    cluster.wait_for_stable().await.unwrap();
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiting_says_what_is_waited_for() {
     let places = Places::new(2);
     let config = ClusterConfig { stable_timeout: Duration::from_millis(1_500), ..places.config(0) };
