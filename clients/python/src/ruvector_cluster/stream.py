@@ -1,0 +1,71 @@
+"""One long answer, read piece by piece, on a connection of its own."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from typing import Callable, Optional, Union
+
+from .errors import Refused
+from .exchange import Connection, ExchangeFailed, Request, begin, connect, described, finish
+from .judge import Elsewhere, judge
+from .origin import Origin
+
+_PIECE_BYTES = 64 << 10
+
+
+class Stream:
+    """The body of a 200. One thread reads."""
+
+    def __init__(self, origin: Origin, connection: Connection, response: http.client.HTTPResponse) -> None:
+        self.origin = origin
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self._connection = connection
+        self._response = response
+
+    def bound(self, until: float) -> None:
+        """Whatever is waited for from now on ends then (`time.monotonic`)."""
+        self._connection.bound(until)
+
+    def read(self) -> bytes:
+        """What there is, at least a byte; empty at the end. Raises ExchangeFailed."""
+        try:
+            return self._response.read1(_PIECE_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise ExchangeFailed(described(error), sent=True) from error
+
+    def close(self) -> None:
+        self._response.close()
+        self._connection.close()
+
+
+def open_stream(
+    origin: Origin,
+    request: Request,
+    content_type: str,
+    until: float,
+    connected: Optional[Callable[[Connection], None]] = None,
+) -> Union[Stream, Refused, Elsewhere]:
+    """Sends `request` and reads the head of the answer, which has to be of `content_type`. `connected` is told of the connection
+    before anything is waited for on it."""
+    try:
+        connection = connect(origin, until)
+        if connected is not None:
+            connected(connection)
+        response = begin(connection, request, until)
+        if response.status != 200:
+            met = judge(finish(connection, response))
+            connection.close()
+            return met
+    except ExchangeFailed as error:
+        return Elsewhere(str(error), may_be_done=error.sent)
+    stream = Stream(origin, connection, response)
+    if not stream.headers.get("content-type", "").startswith(content_type):
+        stream.close()
+        return Elsewhere(f"an answer that is not {content_type}", may_be_done=True)
+    return stream
+
+
+def silence_until(silence_s: float, until: float) -> float:
+    """When to give up waiting for the next piece: after a silence, and at the end of all."""
+    return min(until, time.monotonic() + silence_s)
