@@ -22,6 +22,8 @@ class Stream:
         self.headers = {name.lower(): value for name, value in response.getheaders()}
         self._connection = connection
         self._response = response
+        # Bytes that are to come, where that was announced; Python's own count is wrong in some of its versions.
+        self._left = response.length
 
     def bound(self, until: float) -> None:
         """Whatever is waited for from now on ends then (`time.monotonic`)."""
@@ -29,10 +31,17 @@ class Stream:
 
     def read(self) -> bytes:
         """What there is, at least a byte; empty at the end. Raises ExchangeFailed."""
+        if self._left == 0:
+            return b""
         try:
-            return self._response.read1(_PIECE_BYTES)
+            piece = self._response.read1(_PIECE_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise ExchangeFailed(described(error), sent=True) from error
+        if self._left is not None:
+            if not piece:
+                raise ExchangeFailed("the answer broke off", sent=True)
+            self._left -= len(piece)
+        return piece
 
     def close(self) -> None:
         self._response.close()

@@ -103,6 +103,7 @@ class Cluster:
         return self.seeds[int(control_node[1:]) - 1]
 
     def close(self) -> None:
+        """More than once is harmless."""
         for process in [*self.data.values(), *self.control.values()]:
             process.kill()
         for ports in self._ports:
