@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +46,15 @@ def problem(status: int, code: str, *, retry_after: Optional[str] = None, **more
     return Reply(status, {**body, "retryable": status >= 500, "request_id": "r-1", **more}, headers)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *of: Any) -> None:
+        # A client that has given up is what is tested.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(*of)
+
+
 class ScriptedNode:
     """Answers what `script` says, but for `GET /v1/cluster`, unless `tells_members`. `asked` has all requests of the script."""
 
@@ -74,8 +84,7 @@ class ScriptedNode:
             def log_message(self, *_: object) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.addr = f"127.0.0.1:{self._server.server_address[1]}"
         self.url = f"http://{self.addr}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -113,15 +122,12 @@ class ScriptedNode:
         elif how == GARBAGE:
             handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
         handler.close_connection = True
-        handler.connection.shutdown(socket.SHUT_RDWR)
+        _hang_up(handler.connection)
 
     def hang_up_on_all(self) -> None:
         """Closes all connections, as a restart does."""
         for sock in list(self._sockets):
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
+            _hang_up(sock)
 
     def close(self) -> None:
         self._stopping.set()
@@ -129,6 +135,14 @@ class ScriptedNode:
         self._server.server_close()
         self._thread.join()
         self.hang_up_on_all()
+
+
+def _hang_up(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        # The other side was first.
+        return
 
 
 def nobody() -> str:
