@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import http.client
+import io
 import json
 import tempfile
 import threading
+import time
 import unittest
 from pathlib import Path
 from typing import Any, Iterator, Optional
@@ -17,7 +20,7 @@ from ruvector_cluster import (
     Changes, Client, Conflict, Invalid, Malformed, Migration, MigrationChanged, NotFound, PreconditionFailed,
     Refused, Route, Snapshot, WatchEvent, hashing,
 )  # fmt: skip
-from support.cluster import Cluster
+from support.cluster import REPOSITORY, Cluster
 from support.waiting import wait_for
 
 CLUSTER: Cluster  # Started by setUpModule, for all tests.
@@ -195,6 +198,29 @@ class Changing(OnCluster):
         self.assertEqual(self.client.maintenance("d2", 60_000).intent, "maintenance")
         self.assertEqual(self.client.end_maintenance("d2").intent, "schedulable")
         wait_for("no migration", lambda: not list(self.client.migrations(active=True)))
+
+    def test_the_example_of_the_readme_works(self) -> None:
+        text = (REPOSITORY / "clients" / "python" / "README.md").read_text("utf-8")
+        example = text.split("```python\n")[1].split("```")[0]
+        seeds = '"127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"'
+        self.assertIn(seeds, example)
+        code = compile(example.replace(f"[{seeds}]", repr(CLUSTER.seeds)), "README.md", "exec")
+        printed, done = io.StringIO(), threading.Event()
+
+        def change() -> None:
+            # What the example waits for.
+            while not done.wait(0.05):
+                self.client.patch_node("d1", labels={"changed": str(time.monotonic())})
+
+        thread = threading.Thread(target=change, daemon=True)
+        thread.start()
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(code, {})
+        finally:
+            done.set()
+            thread.join()
+        self.assertIn("d3 alive", printed.getvalue())
 
     def test_a_drain_empties_a_node(self) -> None:
         self.assertGreater(len(self.client.plan_drain("d3").moves), 0)

@@ -36,6 +36,10 @@ class Hashing(unittest.TestCase):
         self.assertEqual(hashing.xxh64(bytes(data[:222])), 0xB641AE8CB691C174)
         self.assertEqual(hashing.xxh64(bytes(data[:222]), 2654435761), 0x20CB8AB7AE10C14A)
 
+    def test_jump_hash_rounds_as_doubles_do(self) -> None:
+        # 49 * (2^31 / (49 * 2^25)) is below 64; whole numbers would end at 48 (docs/hashing.md).
+        self.assertEqual(hashing.jump_hash(1673232497983283878, 64), 63)
+
     def test_a_shard_more_moves_keys_only_into_it(self) -> None:
         for n in range(500):
             hash_ = n * 0x9E3779B97F4A7C15 % 2**64
