@@ -19,7 +19,7 @@ from urllib.parse import quote
 from ruvector_cluster import (
     Changes, Client, Conflict, Invalid, Malformed, Migration, MigrationChanged, NotFound, PreconditionFailed,
     Refused, Route, Snapshot, WatchEvent, hashing,
-)  # fmt: skip
+)
 from support.cluster import REPOSITORY, Cluster
 from support.waiting import wait_for
 
@@ -132,7 +132,7 @@ class Reading(OnCluster):
             (lambda: self.client.maintenance("d1", 0), Invalid, 422, "invalid"),
             (lambda: self.client.remove_member("n9"), NotFound, 404, "not_found"),
             (lambda: self.client.transfer_leader("n9"), NotFound, 404, "not_found"),
-        ]:  # fmt: skip
+        ]:
             with self.assertRaises(Refused) as caught:
                 call()
             self.assertEqual((type(caught.exception), caught.exception.status), (kind, status), str(caught.exception))
@@ -265,13 +265,15 @@ class Surviving(OnCluster):
             "routes": lambda: self.client.route("vector-3"),
         }
         threads = [threading.Thread(target=work, args=call, daemon=True) for call in calls.items()]
-        [thread.start() for thread in threads]
+        for thread in threads:
+            thread.start()
         wait_for("calls before", lambda: min(counts.values()) > 5 or wrong)
         self.kill(leader)
         before = dict(counts)
         wait_for("calls after", lambda: all(counts[what] > before[what] + 20 for what in counts) or wrong)
         done.set()
-        [thread.join() for thread in threads]
+        for thread in threads:
+            thread.join()
         self.assertEqual(wrong, [])
         self.assertNotEqual(self.leader(), leader)
         self.assertEqual(self.client.node("d1").labels, {"n": str(counts["writes"] - 1)}, "the last one took effect last")

@@ -115,9 +115,11 @@ class Routing(Scripted):
 
         node = self.node(script)
         client, routes = self.client(node.addr, max_map_age=60.0), []
-        threads = [threading.Thread(target=lambda: routes.append(client.route("k"))) for _ in range(8)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
+        threads = [threading.Thread(target=lambda: routes.append(client.route("k")), daemon=True) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         self.assertEqual((len(routes), len(node.asked)), (8, 1))
 
 
@@ -162,6 +164,15 @@ class Watching(Scripted):
         with self.client(node.addr).watch() as watch:
             told = [next(watch), next(watch)]
         self.assertEqual([event.map.generation for event in told if isinstance(event, Snapshot)], [1, 2])
+
+    def test_a_new_snapshot_that_is_older_than_what_was_told_is_ignored(self) -> None:
+        node = self.streams(
+            events(snapshot(5), change(9)),
+            problem(410, "compacted"),
+            events(snapshot(7), change(8), change(9), change(10)),
+        )
+        with self.client(node.addr).watch() as watch:
+            self.assertEqual([next(watch).revision for _ in range(3)], [5, 9, 10])
 
     def test_it_ends_when_nobody_serves_it_for_the_deadline(self) -> None:
         node = self.streams(events(snapshot(5)))

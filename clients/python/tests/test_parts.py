@@ -20,7 +20,7 @@ MIGRATION = {
     "id": 3, "shard": 7, "kind": "move", "from": "d1", "to": "d2", "epoch": 4, "phase": "done", "reason": "asked",
     "bytes_done": None, "bytes_total": None, "eta_ms": None, "error": None, "created_at": "2026-01-02T03:04:05Z",
     "updated_at": "2026-01-02T03:04:05.678Z", "revision": 9,
-}  # fmt: skip
+}
 
 
 class Decoding(unittest.TestCase):
@@ -37,7 +37,7 @@ class Decoding(unittest.TestCase):
         cluster = {
             "cluster_id": "c", "generation": 1, "version": "1", "leader": None, "term": 1, "revision": 1, "members": [],
             "num_shards": 1, "replication_factor": 1, "lease_ms": 1,
-        }  # fmt: skip
+        }
         self.assertFalse(decode(Cluster, cluster).suspended)
 
     def test_what_does_not_fit_is_named(self) -> None:
@@ -46,7 +46,7 @@ class Decoding(unittest.TestCase):
             "generation": 1, "revision": 1, "cluster_id": "c", "key_hash": "xxh64", "shard_hash": "jump", "num_shards": 1,
             "replication_factor": 1, "nodes": {"d1": node},
             "shards": [{"epoch": 1, "primary": "d1", "replicas": [], "in_sync": ["d1"]}],
-        }  # fmt: skip
+        }
         self.assertEqual(decode(ShardMap, whole).nodes["d1"], MapNode("h:1", None, None, "alive"))
         shard = {"epoch": True, "primary": "d1", "replicas": [], "in_sync": []}
         for name, value, told in [

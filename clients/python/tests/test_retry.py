@@ -12,7 +12,7 @@ from typing import Any
 
 from ruvector_cluster import (
     BadAnswer, Client, ClientClosed, ConfigError, Conflict, Invalid, NotFound, OutcomeUnknown, Refused, Unavailable,
-)  # fmt: skip
+)
 from support.scripted import GARBAGE, HANG_UP, SILENCE, Asked, Reply, Script, ScriptedNode, nobody, problem
 from support.waiting import wait_for
 
@@ -20,7 +20,7 @@ PAUSED = Reply(200, {"paused": True, "revision": 5})
 HEALTH = {
     "status": "healthy", "reasons": [], "healthy_nodes": 0, "total_nodes": 0, "leader": "n1", "failures_tolerated": 1,
     "shards": {"total": 0, "active": 0, "degraded": 0, "migrating": 0, "unavailable": 0, "unassigned": 0},
-}  # fmt: skip
+}
 
 
 class Scripted(unittest.TestCase):
@@ -58,7 +58,10 @@ class Repeating(Scripted):
     def test_another_write_has_another_key_and_reads_have_none(self) -> None:
         node = self.node(lambda asked: Reply(200, HEALTH) if asked.method == "GET" else PAUSED)
         client = self.client(node.addr)
-        client.pause(), client.pause(), client.health(), client.pause(idempotency_key="mine")
+        client.pause()
+        client.pause()
+        client.health()
+        client.pause(idempotency_key="mine")
         keys = [asked.headers.get("idempotency-key") for asked in node.asked]
         self.assertEqual(len(keys[0] or ""), 32)
         self.assertNotEqual(keys[0], keys[1])
@@ -141,7 +144,7 @@ class Leaders(Scripted):
         cluster = {
             "cluster_id": "c", "generation": 1, "version": "1", "leader": None, "term": 1, "revision": 1,
             "members": [{**member, "client_url": second.url}], "num_shards": 1, "replication_factor": 1, "lease_ms": 1,
-        }  # fmt: skip
+        }
         first = ScriptedNode(
             lambda asked: Reply(200, cluster if "/cluster" in asked.target else HEALTH), tells_members=True
         )
@@ -177,8 +180,10 @@ class Connections(Scripted):
                 wrong.append(error)
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         self.assertEqual((wrong, len(node.asked)), ([], 160))
 
     def test_a_closed_client_says_so_also_to_who_waits(self) -> None:
@@ -209,6 +214,8 @@ class Arguments(Scripted):
         client = self.client(node.addr)
         for call in [
             lambda: client.node(""),
+            lambda: client.node("\ud800"),
+            lambda: client.shards(node="\ud800").__next__(),
             lambda: client.shard(-1),
             lambda: client.shard(True),
             lambda: client.health(consistency="fresh"),  # type: ignore[arg-type]
@@ -225,6 +232,21 @@ class Arguments(Scripted):
                 call()
         self.assertEqual(node.asked, [])
 
+    def test_a_policy_is_put_as_it_was_read_with_what_is_unknown(self) -> None:
+        policy = {
+            "enabled": True, "max_migrations": 16, "max_in_per_node": 2, "max_out_per_node": 2, "max_bytes_per_s": 0,
+            "start_imbalance": 1.1, "stop_imbalance": 1.05, "down_grace_ms": 1, "phase_timeout_ms": 1,
+            "mass_failure_share": 0.34, "mass_failure_hold_ms": 1, "hot_factor": 2.0, "disk_watermark": 0.9,
+            "strategy": "balanced", "moon_phase": "full",
+        }
+        node = self.node(lambda _: Reply(200, policy, {"ETag": '"44"'}))
+        client = self.client(node.addr)
+        read = client.policy()
+        self.assertEqual(read.revision, 44)
+        client.put_policy(read, if_revision=read.revision)
+        self.assertEqual(json.loads(node.asked[-1].body), policy)
+        self.assertEqual(node.asked[-1].headers["if-match"], '"44"')
+
     def test_requests_are_what_the_api_says(self) -> None:
         node = self.node(lambda _: problem(422, "invalid"))
         client = self.client(node.addr)
@@ -237,7 +259,7 @@ class Arguments(Scripted):
             (lambda: client.migrate(3, "d2", if_epoch=0), ("POST", "/v1/migrations", b'{"shard":3,"to":"d2","if_epoch":0}', None)),
             (lambda: client.patch_node("d1", rack="", labels={}, if_revision=4), ("PATCH", "/v1/nodes/d1", b'{"rack":"","labels":{}}', '"4"')),
             (lambda: client.undrain("d1"), ("DELETE", "/v1/nodes/d1/drain", b"{}", None)),
-        ]:  # fmt: skip
+        ]:
             with self.assertRaises(Invalid):
                 call()
             asked = node.asked[-1]

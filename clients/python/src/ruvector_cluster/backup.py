@@ -13,7 +13,10 @@ from .errors import Refused
 from .exchange import ExchangeFailed
 from .judge import Elsewhere
 from .origin import Origin
-from .stream import Stream, open_stream, silence_until
+from .stream import Stream, open_stream
+
+#: A control node that sends nothing for so long is given up, in seconds: it checks its whole state before it begins.
+_SILENCE_S = 30.0
 
 
 def save_snapshot(caller: Caller, path: Path, consistency: str, deadline_s: float) -> int:
@@ -27,10 +30,8 @@ def save_snapshot(caller: Caller, path: Path, consistency: str, deadline_s: floa
         with os.fdopen(handle, "wb") as file:
 
             def attempt(origin: Origin, until: float) -> Union[int, Refused, Elsewhere]:
-                opened = open_stream(
-                    origin, request, "application/octet-stream", silence_until(caller.timeout_s, until)
-                )
-                return _copy(opened, file, caller.timeout_s, until) if isinstance(opened, Stream) else opened
+                opened = open_stream(origin, request, "application/octet-stream", _silence_until(until))
+                return _copy(opened, file, until) if isinstance(opened, Stream) else opened
 
             length = caller.run(attempt, deadline_s)
             file.flush()
@@ -43,7 +44,7 @@ def save_snapshot(caller: Caller, path: Path, consistency: str, deadline_s: floa
     return length
 
 
-def _copy(stream: Stream, file: BinaryIO, silence_s: float, until: float) -> Union[int, Elsewhere]:
+def _copy(stream: Stream, file: BinaryIO, until: float) -> Union[int, Elsewhere]:
     file.seek(0)
     file.truncate()
     length = 0
@@ -51,7 +52,7 @@ def _copy(stream: Stream, file: BinaryIO, silence_s: float, until: float) -> Uni
         while True:
             if time.monotonic() >= until:
                 return Elsewhere("the backup was read too slowly", spoke=True)
-            stream.bound(silence_until(silence_s, until))
+            stream.bound(_silence_until(until))
             piece = stream.read()
             if not piece:
                 return length
@@ -63,8 +64,15 @@ def _copy(stream: Stream, file: BinaryIO, silence_s: float, until: float) -> Uni
         stream.close()
 
 
+def _silence_until(until: float) -> float:
+    """When to give up waiting for the next piece: after a silence, and at the end of all."""
+    return min(until, time.monotonic() + _SILENCE_S)
+
+
 def _sync_folder(folder: Path) -> None:
-    """The new name is on disk too."""
+    """The new name is on disk too. (Windows opens no folders, and has no way to ask for that.)"""
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -16,7 +16,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Optional, TypeVar, Union
-from urllib.parse import quote
 
 from .decode import BadShape, decode
 from .errors import BadAnswer, ClientClosed, ConfigError, OutcomeUnknown, Refused, Unavailable
@@ -25,6 +24,7 @@ from .judge import Elsewhere, judge
 from .known import Known
 from .model import Cluster
 from .origin import Origin
+from .paths import encoded
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Call:
         return Request(self.method, self.target(), headers, body)
 
     def target(self) -> str:
-        pairs = [f"{name}={quote(_query_text(value), safe='')}" for name, value in self.query.items() if value is not None]
+        pairs = [f"{name}={encoded(name, _text(value))}" for name, value in self.query.items() if value is not None]
         return self.path + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -202,12 +202,12 @@ class Caller:
         if not self.known.begin_looking():
             return
         request = Call("GET", "/v1/cluster", {"consistency": "stale"}).request()
-        met = self._attempt(origin, request, until, 0.0)
-        if not isinstance(met, Success):
-            return
         try:
+            met = self._attempt(origin, request, until, 0.0)
+            if not isinstance(met, Success):
+                return
             cluster = met.read(Cluster)
-        except BadAnswer:
+        except (BadAnswer, ClientClosed):
             return
         leader_url = cluster.leader.url if cluster.leader else None
         self.known.learn([member.client_url for member in cluster.members], leader_url)
@@ -222,7 +222,7 @@ def _success(origin: Origin, answer: Answer) -> Success:
     return Success(answer.status, origin.url, data, answer.headers.get("etag"))
 
 
-def _query_text(value: Union[str, int, bool, None]) -> str:
+def _text(value: Union[str, int, bool, None]) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

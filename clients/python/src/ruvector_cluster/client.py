@@ -53,7 +53,7 @@ class Client(Reads, Writes):
         It is read when it is older than `max_map_age`, as a whole and only if it changed, unless `follow` keeps it fresh. Where
         nobody answers, an older one does; the epoch that goes with each data request makes that harmless.
 
-        Raises Unavailable, UnknownHash and BadAnswer.
+        Raises Unavailable, UnknownHash, BadAnswer and ClientClosed, and UnicodeEncodeError for a key that has no UTF-8 form.
         """
         return self.routes([key])[0]
 

@@ -14,7 +14,7 @@ class ConfigError(ClusterError, ValueError):
 
 
 class ClientClosed(ClusterError):
-    """The client was closed before or during the call."""
+    """The client was closed before or during the call. A write that was under way may have taken effect."""
 
 
 class Refused(ClusterError):

@@ -46,4 +46,12 @@ def _part(name: str, value: str) -> str:
     """One part of a path. Whether it is an id is the control node's to say; an empty one would be another path."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name} is {value!r}: give a name such as 'd1'")
-    return quote(value, safe="")
+    return encoded(name, value)
+
+
+def encoded(name: str, value: str) -> str:
+    """Percent-encoded, all but unreserved characters. Raises ConfigError for what has no UTF-8 form."""
+    try:
+        return quote(value, safe="")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name} is {value!r}: give text that has a UTF-8 form") from error

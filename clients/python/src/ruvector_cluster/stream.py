@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import time
 from typing import Callable, Optional, Union
 
 from .errors import Refused
@@ -73,8 +72,3 @@ def open_stream(
         stream.close()
         return Elsewhere(f"an answer that is not {content_type}", may_be_done=True)
     return stream
-
-
-def silence_until(silence_s: float, until: float) -> float:
-    """When to give up waiting for the next piece: after a silence, and at the end of all."""
-    return min(until, time.monotonic() + silence_s)

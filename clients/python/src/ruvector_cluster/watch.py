@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Iterator, Optional
 
 from .caller import Backoff, Call, Caller
-from .changes import Changes, Snapshot, WatchEvent, read_event
+from .changes import Bookmark, Snapshot, WatchEvent, read_event
 from .decode import BadShape
 from .errors import BadAnswer, Compacted, Refused, Unavailable
 from .exchange import Connection, ExchangeFailed, Request
@@ -35,10 +35,10 @@ class Watch(Iterator[WatchEvent]):
         self._has_snapshots = from_revision is None
         #: Up to here everything was told; None before the first event of a watch that begins with a snapshot.
         self.revision = from_revision
-        # The same of what is not yet told.
+        # From where a stream is resumed; None: with a snapshot.
         self._through = from_revision
-        # (generation, revision) of the last one.
-        self._snapshot = (0, 0)
+        # (generation, revision) of what came last: never falls.
+        self._version = (0, from_revision if from_revision is not None else -1)
         self._told: deque[WatchEvent] = deque()
         self._stream: Optional[Stream] = None
         self._reader = EventReader()
@@ -90,7 +90,7 @@ class Watch(Iterator[WatchEvent]):
                 self._stream, self._reader = met, EventReader()
                 return
             if isinstance(met, Refused):
-                if not (isinstance(met, Compacted) and self._has_snapshots):
+                if not (isinstance(met, Compacted) and self._has_snapshots and self._through is not None):
                     raise met
                 self._through = None
                 return
@@ -135,14 +135,15 @@ class Watch(Iterator[WatchEvent]):
     def _is_news(self, event: WatchEvent) -> bool:
         if isinstance(event, Snapshot):
             version = (event.map.generation, event.map.revision)
-            if version < self._snapshot:
-                return False
-            self._snapshot = version
-        elif self._through is not None and event.revision < self._through + isinstance(event, Changes):
+            is_news = version >= self._version
+        else:
+            version = (self._version[0], event.revision)
             # A bookmark may say of what is known that it is still all.
-            return False
-        self._through = event.revision
-        return True
+            is_news = version > self._version or (version == self._version and isinstance(event, Bookmark))
+        if is_news:
+            self._version = version
+        self._through = self._version[1]
+        return is_news
 
     def _pause(self, seconds: float) -> None:
         now = time.monotonic()

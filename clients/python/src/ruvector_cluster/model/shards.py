@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Mapping, Optional
 
@@ -86,7 +86,7 @@ class ShardMap:
     shard_hash: str
     num_shards: int
     replication_factor: int
-    nodes: Mapping[str, MapNode]
+    nodes: Mapping[str, MapNode] = field(hash=False)
     shards: tuple[MapShard, ...]
     extra: Extra = extra_field()
 
