@@ -59,8 +59,8 @@ class Cluster:
     """`control` control nodes, n1 and on, and `data` data nodes, d1 and on."""
 
     def __init__(self, control: int = 3, data: int = 3, num_shards: int = 32) -> None:
-        # A test run that is told to end does so with its processes.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        # A test run that is told to end does so with its processes; unittest lets nothing else than KeyboardInterrupt end it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         self._folder = tempfile.TemporaryDirectory(prefix="ruvector-python.")
         self._ports = [PortPair() for _ in range(control + data)]
         self.num_shards = num_shards
