@@ -13,6 +13,11 @@ use twox_hash::XxHash64;
 
 use crate::ids::ShardId;
 
+/// What the map calls [`hash_of_key`].
+pub const KEY_HASH: &str = "xxh64";
+/// What the map calls [`jump_hash`].
+pub const SHARD_HASH: &str = "jump";
+
 /// XXH64 of the key's UTF-8 bytes, seed 0.
 pub fn hash_of_key(key: &str) -> u64 {
     XxHash64::oneshot(0, key.as_bytes())
@@ -106,6 +111,12 @@ mod tests {
             }
         }
         assert_eq!(jump_hash(7, 0), 0);
+    }
+
+    /// Where the rounding of doubles decides: integers, as some ports take them, come to 48 (docs/hashing.md).
+    #[test]
+    fn jump_hash_rounds_as_doubles_do() {
+        assert_eq!(jump_hash(1_673_232_497_983_283_878, 64), 63);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod assignments;
 
 use chrono::DateTime;
-use ruvector_cluster_client::hashing::shard_of_key;
+use ruvector_cluster_client::hashing::{KEY_HASH, SHARD_HASH, shard_of_key};
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::{
     Event, MapNode, MapShard, Migration, Node, NodeStatus, Route, RouteNode, Shard, ShardMap, Time,
@@ -131,8 +131,8 @@ pub fn map(state: &Metadata) -> Option<ShardMap> {
         generation: founded.generation,
         revision: state.revision(),
         cluster_id: founded.cluster_id.clone(),
-        key_hash: "xxh64".to_owned(),
-        shard_hash: "jump".to_owned(),
+        key_hash: KEY_HASH.to_owned(),
+        shard_hash: SHARD_HASH.to_owned(),
         num_shards: founded.settings.num_shards,
         replication_factor: founded.settings.replication_factor,
         nodes: state.nodes().map(|row| (row.id.clone(), map_node(row))).collect(),

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{NodeStatus, Time};
+use crate::hashing::{KEY_HASH, SHARD_HASH};
 use crate::ids::{Epoch, MigrationId, NodeId, Revision, ShardId};
 
 /// How a shard does; of several, the worst that holds.
@@ -119,6 +120,24 @@ pub struct MapShard {
     pub in_sync: Vec<NodeId>,
 }
 
+fn known_key_hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    known(deserializer, KEY_HASH)
+}
+
+fn known_shard_hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    known(deserializer, SHARD_HASH)
+}
+
+/// Whoever routed by another function than the cluster's would ask the wrong nodes, and never notice.
+fn known<'de, D: Deserializer<'de>>(deserializer: D, ours: &str) -> Result<String, D::Error> {
+    let named = String::deserialize(deserializer)?;
+    if named == ours {
+        return Ok(named);
+    }
+    let why = format!("the map is hashed by {named:?}, which this version does not know: use a newer client");
+    Err(serde::de::Error::custom(why))
+}
+
 /// `GET /v1/map`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardMap {
@@ -128,9 +147,11 @@ pub struct ShardMap {
     pub revision: Revision,
     /// The cluster's.
     pub cluster_id: String,
-    /// `xxh64`.
+    /// [`KEY_HASH`]: a map that names another one is not understood.
+    #[serde(deserialize_with = "known_key_hash")]
     pub key_hash: String,
-    /// `jump`.
+    /// [`SHARD_HASH`]: a map that names another one is not understood.
+    #[serde(deserialize_with = "known_shard_hash")]
     pub shard_hash: String,
     /// Fixed at bootstrap.
     pub num_shards: u32,
@@ -258,4 +279,25 @@ pub struct ForcePrimaryRequest {
     pub node: NodeId,
     /// Must be true: writes that only other copies have are given up.
     pub accept_data_loss: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_is_hashed_otherwise_is_not_understood() {
+        let map = |key_hash, shard_hash| {
+            format!(
+                r#"{{"generation":1,"revision":1,"cluster_id":"c","key_hash":"{key_hash}","shard_hash":"{shard_hash}",
+                "num_shards":1,"replication_factor":1,"nodes":{{}},"shards":[]}}"#
+            )
+        };
+        let read = |text: String| serde_json::from_str::<ShardMap>(&text);
+        assert!(read(map("xxh64", "jump")).is_ok());
+        for other in [map("xxh3", "jump"), map("xxh64", "maglev")] {
+            let why = read(other).unwrap_err().to_string();
+            assert!(why.contains("use a newer client"), "{why}");
+        }
+    }
 }
