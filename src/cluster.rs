@@ -33,7 +33,7 @@ mod watch;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use http::Method;
 use ruvector_cluster_client::control::{Call, ControlClient};
 use ruvector_cluster_client::hashing::shard_of_key;
@@ -69,7 +69,19 @@ pub struct Cluster {
 enum Stage {
     /// Not started; the listener that holds the address, the first time.
     Idle(Option<TcpListener>),
+    /// Its start was not waited for to its end, or goes on.
+    Starting(live::Task),
     Running(live::Task),
+}
+
+impl Stage {
+    /// What runs, or may.
+    fn task(&mut self) -> Option<&mut live::Task> {
+        match self {
+            Self::Idle(_) => None,
+            Self::Starting(task) | Self::Running(task) => Some(task),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -103,11 +115,10 @@ impl Cluster {
     /// running then, and `start` may be called again.
     pub async fn start(&self) -> Result<()> {
         let mut stage = self.stage.lock().await;
-        if let Stage::Running(task) = &*stage {
-            if !task.has_ended() {
-                return Ok(());
-            }
-            *stage = Stage::Idle(None);
+        match &mut *stage {
+            Stage::Running(task) if task.is_well() => return Ok(()),
+            Stage::Starting(_) | Stage::Running(_) => self.end(&mut stage).await,
+            Stage::Idle(_) => {}
         }
         let Stage::Idle(held) = &mut *stage else { return Ok(()) };
         let met = seeds::greet_all(&self.checked).await?;
@@ -115,10 +126,32 @@ impl Cluster {
             Some(listener) => listener,
             None => self.checked.listen().await?,
         };
-        let (live, task) = Live::start(self.checked.clone(), listener, met).await?;
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(live));
-        *stage = Stage::Running(task);
-        Ok(())
+        let (task, starting) = Live::start(self.checked.clone(), listener, met);
+        // Where this wait is given up, it ends by itself, and whoever comes next waits for that.
+        *stage = Stage::Starting(task);
+        match starting.await.unwrap_or(Err(ClusterError::NotRunning)) {
+            Ok((live, unless_taken)) => {
+                if let Stage::Starting(task) = std::mem::replace(&mut *stage, Stage::Idle(None)) {
+                    *stage = Stage::Running(task);
+                }
+                *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(live));
+                unless_taken.disarm();
+                Ok(())
+            }
+            Err(error) => {
+                self.end(&mut stage).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends what runs, and waits until the address and the directory are free.
+    async fn end(&self, stage: &mut Stage) {
+        if let Some(task) = stage.task() {
+            task.stop().await;
+        }
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *stage = Stage::Idle(None);
     }
 
     /// Stops: no more duties for the [`ShardHandler`](ruvector_cluster_client::handler::ShardHandler), leadership handed over,
@@ -129,11 +162,8 @@ impl Cluster {
     /// [`ClusterError::Failed`] where the node had ended by itself before.
     pub async fn stop(&self) -> Result<()> {
         let mut stage = self.stage.lock().await;
-        let Stage::Running(task) = &mut *stage else { return Ok(()) };
-        task.stop().await;
         let failed = self.live().err().filter(|error| matches!(error, ClusterError::Failed(_)));
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = None;
-        *stage = Stage::Idle(None);
+        self.end(&mut stage).await;
         failed.map_or(Ok(()), Err)
     }
 
@@ -157,9 +187,8 @@ impl Cluster {
         loop {
             let call = Call::get("/v1/nodes").query("limit", PAGE).query("cursor", &cursor);
             let page: NodePage = live.ask(call).await?;
-            for row in page.nodes {
-                nodes.push(places::node(row, &live.state.borrow()).await);
-            }
+            let known = live.state.borrow().clone();
+            nodes.extend(join_all(page.nodes.into_iter().map(|row| places::node(row, known.clone()))).await);
             match page.next_cursor {
                 Some(next) => cursor = next,
                 None => return Ok(nodes),
@@ -174,7 +203,7 @@ impl Cluster {
 
     /// Whether this process leads the control cluster, as far as it knows: another one may have taken over a moment ago.
     pub async fn is_leader(&self) -> bool {
-        self.live().is_ok_and(|live| live.node.leadership().borrow().mine.is_some())
+        self.live().is_ok_and(|live| live.leadership.borrow().mine.is_some())
     }
 
     /// The shard of `key`: computed, without I/O. The same on every node, for ever.
@@ -201,7 +230,7 @@ impl Cluster {
         let node = async |id: ruvector_cluster_client::ids::NodeId| {
             let row = live.ask(Call::get(format!("/v1/nodes/{id}"))).await?;
             let known = live.state.borrow().clone();
-            Ok::<_, ClusterError>(places::node(row, &known).await)
+            Ok::<_, ClusterError>(places::node(row, known).await)
         };
         try_join_all(row.primary.into_iter().chain(row.replicas).map(node)).await
     }
@@ -283,7 +312,8 @@ impl Cluster {
     /// # Errors
     /// As [`ClusterError`] says. A cluster without a leader answers, too: it is unavailable.
     pub async fn health(&self) -> Result<Health> {
-        self.live()?.ask(Call::get("/v1/health")).await
+        // A control node looks for a leader for 5 s before it says that there is none.
+        self.live()?.ask(Call::get("/v1/health").within(7_000, 15_000)).await
     }
 
     /// What changes from now on: shards, nodes, migrations, in order, without a gap.
@@ -319,7 +349,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Stage::Running(task) = self.stage.get_mut() {
+        if let Some(task) = self.stage.get_mut().task() {
             task.begin_stop();
         }
     }

@@ -197,15 +197,20 @@ impl Running {
         self.forwarding.set(None);
     }
 
+    /// Cancelled once requests are no longer answered.
+    pub fn ending(&self) -> CancellationToken {
+        self.ending.clone()
+    }
+
     /// Ends watches and long polls; other requests finish.
     fn begin_ending(&self) {
         self.ending.cancel();
     }
 
     /// Ends the rest: in good order, or, where the node can no longer be relied on, at once.
-    async fn end(self, fatal: Option<FatalError>) -> Result<(), ServerError> {
+    async fn end(mut self, fatal: Option<FatalError>) -> Result<(), ServerError> {
         self.forwarding.set(None);
-        for (task, name) in self.tasks {
+        for (task, name) in std::mem::take(&mut self.tasks) {
             if let Err(error) = task.await {
                 tracing::warn!(%error, "{name} ended badly");
             }
@@ -254,6 +259,13 @@ impl Running {
         if let Err(error) = self.end(None).await {
             tracing::warn!(%error, "the node stopped badly");
         }
+    }
+}
+
+/// Whoever drops it, or its runtime, leaves nothing that holds its files.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.abort();
     }
 }
 

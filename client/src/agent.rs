@@ -160,11 +160,19 @@ impl Agent {
         Self { config, control, host, clock, lease, outbox }
     }
 
-    /// Registers and serves sessions until `shutdown`.
+    /// Registers and serves sessions until `shutdown`. From its return the lease does not run, and nothing is answered under any
+    /// assignment: a process that lives on may register again.
     ///
     /// # Errors
     /// [`AgentError`]: the process should end and say why.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let ended = self.serve(&shutdown).await;
+        self.lease.reset();
+        self.host.pause().await;
+        ended
+    }
+
+    async fn serve(&mut self, shutdown: &CancellationToken) -> Result<(), AgentError> {
         let mut outbox = std::mem::take(&mut self.outbox);
         loop {
             let ended = tokio::select! {

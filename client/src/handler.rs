@@ -143,7 +143,8 @@ pub struct Standing {
 /// call, repeats and cancellation above all.
 #[async_trait]
 pub trait ShardHandler: Send + Sync + 'static {
-    /// Called once, before anything else: the lease that a primary checks when it answers.
+    /// Called once, before anything else: the lease that a primary checks when it answers. Once for each start, where a handler is
+    /// started again: the new lease counts from then on.
     fn attach(&self, _lease: LeaseWatch) {}
 
     /// Puts an assignment in force: role, epoch, in-sync set, addresses. Quick: the lease waits for it, and so do all other shards.

@@ -391,8 +391,9 @@ fn founders(core: &Core, seeds: &Seeds) -> Result<BTreeMap<u64, Peer>, Hindrance
         Some(expected) if founders.len() < expected => {
             wait(format!("{} of {expected} control nodes found; no answer from {silent}", founders.len()))
         }
-        Some(expected) => Ok(founders.into_iter().take(expected).collect()),
-        None => Ok(founders),
+        // The others join what these found.
+        Some(expected) => Ok(founders.into_iter().take(expected.min(core.config.max_voters)).collect()),
+        None => Ok(founders.into_iter().take(core.config.max_voters).collect()),
     }
 }
 

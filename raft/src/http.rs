@@ -175,6 +175,10 @@ impl Transport for HttpTransport {
         let exchange = async {
             let request = self.urgent.get(format!("http://{seed}/v1/hello"));
             let response = request.send().await.map_err(|error| failed(seed, &error))?;
+            if response.status() == StatusCode::NOT_FOUND {
+                let refusal = Refusal::Unable("it has no such path, so it is no control node".to_owned());
+                return Err(TransportError::Refused { peer: seed.to_owned(), refusal });
+            }
             accepted(seed, response).await?.bytes().await.map_err(|error| failed(seed, &error))
         };
         tokio::time::timeout(timeout, exchange).await.map_err(|_| too_late(seed))?

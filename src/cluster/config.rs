@@ -11,9 +11,11 @@ use ruvector_cluster_client::handler::ShardHandler;
 use ruvector_cluster_client::ids::{NodeId, Thousandths, check_host_port};
 use ruvector_cluster_client::wire::RegisterRequest;
 use ruvector_cluster_raft::{StartError, Timing};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, lookup_host};
+use tokio::time::timeout;
 
 use super::embedded::Acknowledging;
+use super::places::RESOLVE_TIMEOUT;
 use super::{ClusterError, Result, millis};
 use crate::config::{Config, LogFormat, PEER_PORT_OFFSET};
 use crate::metadata::Settings;
@@ -21,6 +23,9 @@ use crate::server::ServerError;
 
 /// The folder, in the working directory, that data directories are made in.
 const DEFAULT_FOLDER: &str = "ruvector-cluster-data";
+
+/// Nobody waits longer.
+const MAX_STABLE_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A cluster as this process takes part in it. Fill in what differs from the defaults:
 ///
@@ -75,7 +80,7 @@ pub struct ClusterConfig {
     pub labels: BTreeMap<String, String>,
     /// Share of copies relative to other nodes, in thousandths. None: as before, else 1.
     pub capacity: Option<Thousandths>,
-    /// How long [`wait_for_stable`](super::Cluster::wait_for_stable) waits. 60 s.
+    /// How long [`wait_for_stable`](super::Cluster::wait_for_stable) waits, at most a day. 60 s.
     pub stable_timeout: Duration,
     /// Carries out what the cluster assigns to this process. The default acknowledges at once, for those who only want the map.
     pub shard_handler: Arc<dyn ShardHandler>,
@@ -152,6 +157,8 @@ impl Checked {
     /// Checks all fields, then takes the address.
     pub(super) async fn of(config: ClusterConfig) -> Result<(Self, TcpListener)> {
         let node_id = match NodeId::new(&config.node_id) {
+            // They name a folder and a path of the API.
+            Ok(id) if [".", ".."].contains(&id.as_str()) => return refuse("node_id", "it is only dots"),
             Ok(id) => id,
             Err(error) => return refuse("node_id", error),
         };
@@ -169,14 +176,19 @@ impl Checked {
         let peer_listen = peer_listen(&config)?;
         let own_host = own_host(&config).await?;
         let listener = listen(config.listen_addr).await?;
-        let port = listener.local_addr().map_or(config.listen_addr.port(), |bound| bound.port());
+        // A port that was left open is kept for later starts.
+        let bound = listener.local_addr().unwrap_or(config.listen_addr);
+        let port = bound.port();
         let advertised = match (config.advertise_addr, own_host) {
             (Some(told), _) => told,
             (None, Some(host)) => SocketAddr::new(host, port).to_string(),
             (None, None) => SocketAddr::new(config.listen_addr.ip(), port).to_string(),
         };
-        // Peers are told the same host, with the port of their listener.
+        // Peers are told the same host, with the port of their listener, unless that has an address of its own.
+        let is_apart = peer_listen.ip() != config.listen_addr.ip() && !peer_listen.ip().is_unspecified();
         let peer_host = advertised.rsplit_once(':').map_or("", |(host, _)| host);
+        let peer_told =
+            if is_apart { peer_listen.to_string() } else { format!("{peer_host}:{}", peer_listen.port()) };
         let folder = config.data_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_FOLDER).join(&config.node_id));
         let registration = RegisterRequest {
             addr: config.data_addr.unwrap_or_else(|| advertised.clone()),
@@ -191,10 +203,10 @@ impl Checked {
         let server = Config {
             node_id,
             data_dir: folder.join("control-node"),
-            listen: config.listen_addr,
+            listen: bound,
             peer_listen,
             advertise: Some(advertised.clone()),
-            peer_advertise: Some(format!("{peer_host}:{}", peer_listen.port())),
+            peer_advertise: Some(peer_told),
             seeds,
             bootstrap_expect: config.bootstrap_expect,
             settings,
@@ -203,7 +215,7 @@ impl Checked {
             log: String::new(),
             log_format: LogFormat::Text,
         };
-        let (handler, stable_timeout) = (config.shard_handler, config.stable_timeout);
+        let (handler, stable_timeout) = (config.shard_handler, config.stable_timeout.min(MAX_STABLE_TIMEOUT));
         let data_node_dir = folder.join("data-node");
         Ok((Self { server, handler, stable_timeout, data_node_dir, advertised, registration }, listener))
     }
@@ -248,7 +260,7 @@ fn settings(config: &ClusterConfig) -> Result<Settings> {
     }
     let lease_ms = timeout_ms / 5 * 4;
     if lease_ms < interval_ms * 2 || timeout_ms > 3_600_000 {
-        let least_ms = interval_ms * 5 / 2;
+        let least_ms = interval_ms.div_ceil(2) * 5;
         return refuse(
             "failure_timeout",
             format!(
@@ -305,10 +317,12 @@ async fn own_host(config: &ClusterConfig) -> Result<Option<IpAddr>> {
     }
     let mut seeds = config.seeds.clone();
     for name in &config.seed_names {
-        if let Ok(found) = tokio::net::lookup_host(name).await {
+        if let Ok(Ok(found)) = timeout(RESOLVE_TIMEOUT, lookup_host(name)).await {
             seeds.extend(found);
         }
     }
+    // Nothing listens under IPv6 where 0.0.0.0 was given.
+    seeds.retain(|seed| seed.is_ipv4() || config.listen_addr.is_ipv6());
     let (near, far): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
         seeds.into_iter().filter_map(route_to).partition(IpAddr::is_loopback);
     let found: Vec<IpAddr> = if far.is_empty() { near } else { far }.into_iter().collect();

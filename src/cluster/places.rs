@@ -1,10 +1,15 @@
 //! Nodes and shards as the library shows them.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use ruvector_cluster_client::ids::{Epoch, ShardId};
 use ruvector_cluster_client::wire::{self, Intent, NodeStatus, ShardStatus};
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use crate::metadata::{Metadata, view};
 
@@ -53,7 +58,10 @@ pub struct Shard {
     pub in_sync: Vec<NodeId>,
 }
 
-pub(super) async fn node(row: wire::Node, known: &Metadata) -> Node {
+/// A name that does not resolve for so long does not resolve.
+pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) async fn node(row: wire::Node, known: Arc<Metadata>) -> Node {
     let joined = || known.node(&row.id).map_or(0, |row| row.joined_ms);
     Node {
         addr: resolved(&row.addr).await,
@@ -85,7 +93,8 @@ async fn resolved(address: &str) -> SocketAddr {
     if let Ok(addr) = address.parse() {
         return addr;
     }
-    let found = tokio::net::lookup_host(address).await.ok().and_then(|mut found| found.next());
+    let found = timeout(RESOLVE_TIMEOUT, lookup_host(address)).await.ok().and_then(Result::ok);
+    let found = found.and_then(|mut found| found.next());
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0);
     found.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ruvector_cluster_client::control::Call;
-use ruvector_cluster_client::ids::NodeId;
+use ruvector_cluster_client::ids::{NodeId, Revision};
 use ruvector_cluster_client::wire::{ClusterView, MemberRole};
 use ruvector_cluster_raft::Phase;
 use tokio::time::Instant;
@@ -13,10 +13,14 @@ use super::{ClusterError, Result, millis};
 
 /// Between two looks: not all that is waited for is a change of the state.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// So long nothing must be missing, nor change: the leader decides again 50 ms after a change, and between two waves of migrations none is
+/// active for as long.
+const QUIET: Duration = Duration::from_millis(300);
 
 pub(super) async fn wait(live: &Live, timeout: Duration) -> Result<()> {
     let began = Instant::now();
     let deadline = began + timeout;
+    let mut quiet: Option<(Revision, Instant)> = None;
     loop {
         if let Some(why) = live.refused.borrow().clone() {
             return Err(ClusterError::Registration(why));
@@ -25,8 +29,22 @@ pub(super) async fn wait(live: &Live, timeout: Duration) -> Result<()> {
             return Err(failure);
         }
         let waiting_for = match tokio::time::timeout_at(deadline, missing(live)).await {
-            Ok(missing) if missing.is_empty() => return Ok(()),
-            Ok(missing) => missing,
+            Ok(missing) if missing.is_empty() => {
+                let revision = live.state.borrow().revision();
+                match quiet {
+                    Some((then, since)) if then == revision && since.elapsed() >= QUIET => {
+                        warn_of_other_settings(live);
+                        return Ok(());
+                    }
+                    Some((then, _)) if then == revision => {}
+                    Some(_) | None => quiet = Some((revision, Instant::now())),
+                }
+                vec!["the last change to be followed by no other".to_owned()]
+            }
+            Ok(missing) => {
+                quiet = None;
+                missing
+            }
             Err(_) => vec!["an answer of the leader".to_owned()],
         };
         if Instant::now() >= deadline {
@@ -38,10 +56,10 @@ pub(super) async fn wait(live: &Live, timeout: Duration) -> Result<()> {
 
 /// What is not yet as it should be, a sentence each.
 async fn missing(live: &Live) -> Vec<String> {
-    if let Phase::Waiting { why } = &*live.node.phase().borrow() {
+    if let Phase::Waiting { why } = &*live.phase.borrow() {
         return vec![format!("this control node to find its cluster (seeds): {why}")];
     }
-    if live.node.leadership().borrow().leader.is_none() {
+    if live.leadership.borrow().leader.is_none() {
         return vec!["a leader: more than half of the voters have to run and reach each other".to_owned()];
     }
     let mut missing = Vec::new();
@@ -71,6 +89,15 @@ async fn missing(live: &Live) -> Vec<String> {
         }
     }
     missing
+}
+
+/// What was fixed at the founding holds, whatever this process was told.
+fn warn_of_other_settings(live: &Live) {
+    let state = live.state.borrow();
+    let Some(founded) = state.founded().map(|founded| &founded.settings) else { return };
+    if *founded != live.asked {
+        tracing::warn!(node = %live.name, ?founded, asked = ?live.asked, "the cluster was founded with other settings; these hold");
+    }
 }
 
 /// Voters that lack something of what was committed when the leader was asked.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ruvector_cluster_client::control::ControlError;
 use ruvector_cluster_client::ids::Revision;
@@ -12,6 +13,9 @@ use super::{ClusterError, Result};
 
 /// How long one request waits for a change, in milliseconds.
 const WAIT_MS: u64 = 30_000;
+
+/// The pause after a wait that brought nothing.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Follows the cluster's changes. Made by [`Cluster::watch`](super::Cluster::watch).
 #[must_use]
@@ -63,6 +67,8 @@ impl ClusterWatch {
             })?;
             if told.events.is_empty() {
                 self.from = self.from.max(told.revision);
+                // A control node that stops answers at once, and with nothing.
+                tokio::time::sleep(PAUSE).await;
             }
             self.told = told.events.into();
         }

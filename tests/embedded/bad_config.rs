@@ -36,6 +36,7 @@ async fn each_bad_field_is_named_with_what_would_be_right() {
         (with(&|c| c.num_shards = 1_048_577), "num_shards", "from 1 to 1048576"),
         (with(&|c| c.node_id = String::new()), "node_id", "1 to 64 characters"),
         (with(&|c| c.node_id = "a/b".to_owned()), "node_id", "1 to 64 characters"),
+        (with(&|c| c.node_id = "..".to_owned()), "node_id", "dots"),
         (with(&|c| c.listen_addr = any), "advertise_addr", "host:port"),
         (with(&|c| c.advertise_addr = Some("nowhere".to_owned())), "advertise_addr", "HOST:PORT"),
         (with(&|c| c.data_addr = Some("nowhere".to_owned())), "data_addr", "HOST:PORT"),

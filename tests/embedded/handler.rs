@@ -1,14 +1,16 @@
 //! What is assigned to a process reaches its handler.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use ruvector_cluster::client::agent::HostError;
+use ruvector_cluster::client::agent::{HostError, LeaseWatch};
 use ruvector_cluster::client::handler::{Duty, DutyError, Progress};
-use ruvector_cluster::client::wire::{Assignment, Role};
-use ruvector_cluster::{ClusterConfig, ShardHandler, ShardId};
+use ruvector_cluster::client::wire::{Assignment, HeldShard, Role};
+use ruvector_cluster::{ClusterConfig, ClusterError, ShardHandler, ShardId};
 
+use crate::support::{DEADLINE, wait_for};
 use crate::{Places, settled};
 
 /// Remembers what it was told and asked.
@@ -30,6 +32,60 @@ impl ShardHandler for Remembering {
         self.copied.lock().unwrap().push(duty.shard());
         Ok(())
     }
+}
+
+/// Keeps the leases that it is given, and panics where it is told to.
+#[derive(Default)]
+struct Leased {
+    leases: Mutex<Vec<LeaseWatch>>,
+    panics: AtomicBool,
+}
+
+#[async_trait]
+impl ShardHandler for Leased {
+    fn attach(&self, lease: LeaseWatch) {
+        self.leases.lock().unwrap().push(lease);
+    }
+
+    fn held(&self) -> Vec<HeldShard> {
+        assert!(!self.panics.load(Ordering::SeqCst), "as the test wants it");
+        Vec::new()
+    }
+}
+
+/// The process lives on: its old handler could have gone on answering beside the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lease_runs_after_a_stop() {
+    let places = Places::new(1);
+    let handler: Arc<Leased> = Arc::default();
+    let config = ClusterConfig { seeds: Vec::new(), shard_handler: handler.clone(), ..places.config(0) };
+    let cluster = settled([config]).await.remove(0);
+    wait_for("a lease", DEADLINE, async || match handler.leases.lock().unwrap()[0].runs() {
+        true => Ok(()),
+        false => Err("none"),
+    })
+    .await;
+    cluster.stop().await.unwrap();
+    assert!(!handler.leases.lock().unwrap()[0].runs());
+    cluster.start().await.unwrap();
+    cluster.wait_for_stable().await.unwrap();
+    assert!(!handler.leases.lock().unwrap()[0].runs());
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_panics_is_told_of() {
+    let places = Places::new(1);
+    let handler: Arc<Leased> = Arc::default();
+    let config = ClusterConfig { seeds: Vec::new(), shard_handler: handler.clone(), ..places.config(0) };
+    let cluster = settled([config]).await.remove(0);
+    handler.panics.store(true, Ordering::SeqCst);
+    wait_for("the panic to be told", DEADLINE, async || match cluster.wait_for_stable().await {
+        Err(ClusterError::Registration(why)) if why.contains("as the test wants it") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    cluster.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,6 +68,82 @@ async fn a_start_that_is_given_up_half_way_leaves_nothing_running() {
     cluster.stop().await.unwrap();
 }
 
+/// What was started died in the channel that told of it, and went on for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_given_up_at_its_end_leaves_nothing_running() {
+    let places = Places::new(1);
+    let cluster = Cluster::new(alone(&places)).await.unwrap();
+    {
+        let starting = cluster.start();
+        futures::pin_mut!(starting);
+        assert!(futures::poll!(&mut starting).is_pending());
+        // It runs, and nobody asks for the answer.
+        let url = format!("http://{}/livez", places.addr(0));
+        wait_for("the node to run", DEADLINE, async || reqwest::get(&url).await.map(drop)).await;
+    }
+    drop(cluster);
+    wait_for("the address to be free", DEADLINE, async || TcpListener::bind(places.addr(0)).map(drop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_during_a_stop_that_was_given_up_waits_for_its_end() {
+    let places = Places::new(1);
+    let cluster = settled([alone(&places)]).await.remove(0);
+    {
+        let stopping = cluster.stop();
+        futures::pin_mut!(stopping);
+        assert!(futures::poll!(stopping).is_pending());
+    }
+    cluster.start().await.unwrap();
+    cluster.wait_for_stable().await.unwrap();
+    assert_eq!(cluster.nodes().await.unwrap().len(), 1);
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_was_left_open_is_kept() {
+    let places = Places::new(1);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let cluster = Cluster::new(ClusterConfig { listen_addr: any, ..alone(&places) }).await.unwrap();
+    for _ in 0..2 {
+        cluster.start().await.unwrap();
+        cluster.wait_for_stable().await.unwrap();
+        let url = format!("http://{}/v1/nodes/node-1", cluster.advertised());
+        assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
+        cluster.stop().await.unwrap();
+    }
+}
+
+/// A runtime that ended took the node with it, and its files stayed locked.
+#[test]
+fn a_cluster_whose_runtime_ended_starts_again_on_another() {
+    let places = Places::new(1);
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let first = runtime();
+    let cluster = first.block_on(async { settled([alone(&places)]).await.remove(0) });
+    drop(first);
+    runtime().block_on(async {
+        assert!(matches!(cluster.health().await, Err(ClusterError::NotRunning)));
+        wait_for("the files to be free", DEADLINE, async || cluster.start().await).await;
+        cluster.wait_for_stable().await.unwrap();
+        cluster.stop().await.unwrap();
+    });
+}
+
+/// They are awaited in tasks.
+#[test]
+fn what_the_methods_return_can_be_sent_between_threads() {
+    fn is_send<T: Send>(_: T) {}
+    #[allow(unreachable_code, clippy::diverging_sub_expression, reason = "compiled, not run")]
+    fn all(cluster: &Cluster, mut watch: ruvector_cluster::ClusterWatch) {
+        is_send((cluster.start(), cluster.stop(), cluster.wait_for_stable(), cluster.nodes()));
+        is_send((cluster.node_count(), cluster.is_leader(), cluster.health(), cluster.rebalance()));
+        is_send((cluster.get_shard_nodes(ShardId(0)), cluster.shard(ShardId(0)), watch.next()));
+        is_send(cluster.migrate_shard(ShardId(0), &String::new()));
+    }
+    let _compiled: fn(&Cluster, ruvector_cluster::ClusterWatch) = all;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_says_what_is_waited_for() {
     let places = Places::new(2);
