@@ -5,6 +5,7 @@ pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+mod gossip;
 pub mod liveness;
 pub mod load;
 pub mod machine;

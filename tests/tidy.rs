@@ -81,7 +81,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "proposer",
         ],
     ),
-    ("server", &["metadata", "config", "coordinator", "machine", "metrics", "proposer", "api"]),
+    ("gossip", &["config", "coordinator"]),
+    ("server", &["metadata", "config", "coordinator", "gossip", "machine", "metrics", "proposer", "api"]),
 ];
 
 /// The modules of src that hold no I/O of any kind, and the exceptions within.

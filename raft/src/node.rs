@@ -78,6 +78,8 @@ pub(crate) struct Core {
     pub(crate) phase: watch::Sender<Phase>,
     /// One change of the membership at a time is asked for from here.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Where control nodes may be, beside the seeds.
+    more_seeds: Mutex<Vec<String>>,
     info: MemberInfo,
     peer_addr: SocketAddr,
     leadership: watch::Sender<LeadershipState>,
@@ -165,6 +167,7 @@ impl Node {
             app,
             phase: watch::Sender::new(Phase::Waiting { why: "starting".to_owned() }),
             changing: tokio::sync::Mutex::new(()),
+            more_seeds: Mutex::default(),
             info,
             peer_addr: listening.addr,
             leadership: watch::Sender::new(LeadershipState::default()),
@@ -220,6 +223,13 @@ impl Node {
     #[must_use]
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.core.phase.subscribe()
+    }
+
+    /// Client addresses (`host:port`) at which control nodes are said to be, instead of those said before. Nobody vouches for them: they
+    /// are asked where the seeds are not enough to find the cluster or its founders (see `bootstrap.rs`), and what they answer
+    /// counts as a seed's answer does.
+    pub fn set_more_seeds(&self, addrs: Vec<String>) {
+        *self.core.more_seeds.lock().unwrap_or_else(PoisonError::into_inner) = addrs;
     }
 
     /// Who leads, as far as this node knows.
@@ -382,6 +392,10 @@ impl Core {
             settings: Opaque(self.config.bootstrap_settings.clone()),
             disk_full: *self.space.borrow() == Space::Full,
         }
+    }
+
+    pub(crate) fn more_seeds(&self) -> Vec<String> {
+        self.more_seeds.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn leader(&self) -> Option<MemberInfo> {
