@@ -165,12 +165,21 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError::NoCoordinators`] and [`ControlError::Setup`].
     pub fn new(options: ControlOptions) -> Result<Self, ControlError> {
+        let http = Self::http(options.attempt_timeout_ms)?;
+        Self::over(options, http)
+    }
+
+    /// The way to the control nodes that [`ControlClient::new`] takes, with a bound on connecting: for a test to stand before it.
+    ///
+    /// # Errors
+    /// [`ControlError::Setup`].
+    pub fn http(connect_timeout_ms: u64) -> Result<Arc<dyn Exchange>, ControlError> {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .connect_timeout(Duration::from_millis(options.attempt_timeout_ms))
+            .connect_timeout(Duration::from_millis(connect_timeout_ms))
             .build()
             .map_err(ControlError::Setup)?;
-        Self::over(options, Arc::new(Http(http)))
+        Ok(Arc::new(Http(http)))
     }
 
     /// As [`ControlClient::new`], over another way to the control nodes.

@@ -19,8 +19,8 @@ use super::error::{ApiError, Code};
 use super::extract::{Consistency, Params};
 use super::members;
 use crate::metadata::{Metadata, NodeRow};
-use crate::soft::HeardOf;
 use crate::metrics::Levels;
+use crate::soft::HeardOf;
 
 /// A voter that the leader has not heard of for so long counts as gone. Many heartbeats.
 const VOTER_GONE_MS: u64 = 1_500;
