@@ -21,6 +21,7 @@ use ruvector_cluster::client::node::{
 use ruvector_cluster::client::replica::{Key, Value};
 use ruvector_cluster::client::wire::{Explanation, Health, Node, NodeStatus, Plan, RebalancePolicy};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -157,8 +158,8 @@ impl ShardStore for Memory {
 }
 
 /// Addresses (`host:port`) that what a node sends does not come to; what they send comes to it.
-#[derive(Clone, Default)]
-struct Cuts(Arc<Mutex<Cut>>);
+#[derive(Clone)]
+struct Cuts(Arc<watch::Sender<Cut>>);
 
 #[derive(Default)]
 struct Cut {
@@ -169,19 +170,19 @@ struct Cut {
 
 impl Cuts {
     fn set(&self, change: impl FnOnce(&mut Cut)) {
-        change(&mut self.0.lock().unwrap());
+        self.0.send_modify(change);
     }
 
     fn reach(&self) -> Reach {
         let cuts = self.clone();
         Reach::new(move |to| {
-            let cut = cuts.0.lock().unwrap();
+            let cut = cuts.0.borrow();
             !cut.all_datagrams && !cut.datagrams.contains(&to.to_string())
         })
     }
 }
 
-/// Requests over the cut links get no answer, as with lost packets.
+/// Requests over the cut links come there once these have healed, as packets that are sent again do.
 struct CutExchange {
     cuts: Cuts,
     http: Arc<dyn Exchange>,
@@ -194,9 +195,8 @@ impl Exchange for CutExchange {
         request: http::Request<Bytes>,
     ) -> Result<http::Response<AnswerBody>, ExchangeError> {
         let to = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        if self.cuts.0.lock().unwrap().requests.contains(&to) {
-            std::future::pending::<()>().await;
-        }
+        let is_whole = |cut: &Cut| !cut.requests.contains(&to);
+        self.cuts.0.subscribe().wait_for(is_whole).await.map_err(|error| ExchangeError(error.to_string()))?;
         self.http.exchange(request).await
     }
 }
@@ -219,7 +219,8 @@ async fn peer(
 
 impl Embedded {
     async fn start(cluster: &ControlCluster, name: &str) -> Self {
-        let (cuts, ports, stop) = (Cuts::default(), PortPair::reserve(), CancellationToken::new());
+        let (ports, stop) = (PortPair::reserve(), CancellationToken::new());
+        let cuts = Cuts(Arc::new(watch::Sender::new(Cut::default())));
         let listener = tokio::net::TcpListener::bind(ports.addr()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let options = ControlOptions::new(vec![cluster.addr(0)]);
