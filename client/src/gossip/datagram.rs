@@ -3,12 +3,13 @@
 //! chitchat trusts what it reads: some well-formed packets make it panic (a control node's process would end by one), and it
 //! remembers every member that it is told of. So each datagram is read here first, by the same format (chitchat 0.13, protocol
 //! version 1), and refused unless it is one that members of ours send: names and values of bounded length, versions that ascend
-//! and stay far from an overflow, nothing deleted or reset (nobody here ever does), nothing about the reader itself, and no
-//! more members in all than [`MAX_MEMBERS`].
+//! and stay far from an overflow, nothing deleted or reset (nobody here ever does), nothing about the reader that only the reader
+//! may say, and no more members in all than [`MAX_MEMBERS`]. So what is remembered is bounded: a member has as many values as
+//! versions at most.
 //!
 //! Pure but for the decompression. Caveat: this says that a packet does no harm to the process, not that it is true.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Members that are remembered, the dead ones of the last minutes included. A table of so many still fits into a datagram
@@ -22,12 +23,12 @@ const MAX_NAME_BYTES: usize = 80;
 const MAX_KEY_BYTES: usize = 32;
 /// Longest value, in bytes: a URL with a host name of 253.
 pub(super) const MAX_VALUE_BYTES: usize = 300;
-/// Values of one member.
-const MAX_VALUES: usize = 16;
 /// A counter that is higher is no counter: heartbeats rise some hundred times a second at most.
 const MAX_COUNT: u64 = 1 << 50;
-/// A member sets some values once.
-const MAX_VERSION: u64 = 1 << 20;
+/// So often a member sets a value: its five or so once, and its cluster's id when that becomes known.
+pub(super) const MAX_VERSION: u64 = 32;
+/// A member's count of its own heartbeats is read now and then; it rises by no more until the next time.
+const MAX_AHEAD: u64 = 1_000_000;
 
 const MAGIC: u16 = 45_139;
 const VERSION: u8 = 1;
@@ -45,38 +46,48 @@ pub(super) struct MemberId {
 pub(super) enum Refusal {
     /// It is not what members of ours send.
     Foreign,
-    /// It says something about the reader, who alone may.
+    /// It says something about the reader that only the reader may, or that is ahead of it.
     AboutSelf,
     /// It names members beyond [`MAX_MEMBERS`].
     TooMany,
 }
 
+/// Who reads.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    /// Its identity.
+    pub(super) id: MemberId,
+    /// What it counted of its own heartbeats when that was read last.
+    pub(super) heartbeat: u64,
+}
+
 /// Reads a datagram; the members that it names, unless it is refused. `known`: who is remembered already.
 pub(super) fn admit(
     bytes: &[u8],
-    own: &MemberId,
+    own: &Own,
     known: &BTreeSet<MemberId>,
 ) -> Result<BTreeSet<MemberId>, Refusal> {
     let (named, told) = read(bytes).ok_or(Refusal::Foreign)?;
-    if told.contains(own) {
+    let heartbeat = named.get(&own.id).copied().unwrap_or(0);
+    if told.contains(&own.id) || heartbeat > own.heartbeat.saturating_add(MAX_AHEAD) {
         return Err(Refusal::AboutSelf);
     }
-    let fresh = named.difference(known).count();
+    let fresh = named.keys().filter(|id| !known.contains(id)).count();
     if known.len().saturating_add(fresh) > MAX_MEMBERS && fresh > 0 {
         return Err(Refusal::TooMany);
     }
-    Ok(named)
+    Ok(named.into_keys().collect())
 }
 
-/// Members that a message names, and those of whom it tells values.
-type Message = (BTreeSet<MemberId>, BTreeSet<MemberId>);
+/// Members that a message names, with their heartbeats, and those of whom it tells values.
+type Message = (BTreeMap<MemberId, u64>, BTreeSet<MemberId>);
 
 fn read(bytes: &[u8]) -> Option<Message> {
     let mut rest = Reader(bytes);
     if rest.u16()? != MAGIC || rest.u8()? != VERSION {
         return None;
     }
-    let (mut named, mut told) = (BTreeSet::new(), BTreeSet::new());
+    let (mut named, mut told) = (BTreeMap::new(), BTreeSet::new());
     match rest.u8()? {
         0 => {
             named = digest(&rest.unpack()?)?;
@@ -94,15 +105,15 @@ fn read(bytes: &[u8]) -> Option<Message> {
 }
 
 /// Who is there, and how far each is.
-fn digest(bytes: &[u8]) -> Option<BTreeSet<MemberId>> {
-    let (mut rest, mut members) = (Reader(bytes), BTreeSet::new());
+fn digest(bytes: &[u8]) -> Option<BTreeMap<MemberId, u64>> {
+    let (mut rest, mut members) = (Reader(bytes), BTreeMap::new());
     while !rest.0.is_empty() {
         let member = rest.member()?;
         let (heartbeat, forgotten, version) = (rest.u64()?, rest.u64()?, rest.u64()?);
         if heartbeat > MAX_COUNT || forgotten != 0 || version > MAX_VERSION || members.len() >= MAX_MEMBERS {
             return None;
         }
-        members.insert(member);
+        members.insert(member, heartbeat);
     }
     Some(members)
 }
@@ -110,7 +121,7 @@ fn digest(bytes: &[u8]) -> Option<BTreeSet<MemberId>> {
 /// Members, and behind each some of its values.
 fn delta(bytes: &[u8]) -> Option<BTreeSet<MemberId>> {
     let (mut rest, mut members) = (Reader(bytes), BTreeSet::new());
-    let (mut values, mut last_version) = (MAX_VALUES, 0);
+    let mut last_version = None;
     while !rest.0.is_empty() {
         match rest.u8()? {
             0 => {
@@ -119,18 +130,17 @@ fn delta(bytes: &[u8]) -> Option<BTreeSet<MemberId>> {
                 if !is_new || forgotten != 0 || from > MAX_VERSION || members.len() > MAX_MEMBERS {
                     return None;
                 }
-                (values, last_version) = (0, 0);
+                last_version = Some(0);
             }
             1 => {
                 let key = rest.text(MAX_KEY_BYTES)?;
                 rest.text(MAX_VALUE_BYTES)?;
                 let (version, status) = (rest.u64()?, rest.u8()?);
-                values += 1;
-                let is_sound = version > last_version && version <= MAX_VERSION && status == 0;
-                if !is_sound || key.is_empty() || values > MAX_VALUES {
+                let is_next = last_version.is_some_and(|last| version > last);
+                if !is_next || version > MAX_VERSION || status != 0 || key.is_empty() {
                     return None;
                 }
-                last_version = version;
+                last_version = Some(version);
             }
             _ => return None,
         }

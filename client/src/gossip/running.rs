@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chitchat::{
-    ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, ProtocolVersion,
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, ProtocolVersion,
     spawn_chitchat,
 };
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::datagram::MemberId;
+use super::datagram::{MAX_VERSION, MemberId};
 use super::sighting::{CLUSTER_ID, Sighting};
 use super::socket::{Gate, Gated};
 use super::{GossipConfig, Shared};
@@ -57,6 +57,8 @@ pub(super) enum Anew {
     Moved,
     /// Somebody else told of this member.
     SpokenFor,
+    /// It set values as often as a generation may.
+    WornOut,
 }
 
 /// Ends with what holds it.
@@ -100,11 +102,13 @@ pub(super) async fn run(
             changed = cluster_id.changed() => {
                 changed?;
                 let told = cluster_id.borrow_and_update().clone().unwrap_or_default();
-                running.0.with_chitchat(|chitchat| chitchat.self_node_state().set(CLUSTER_ID, &told)).await;
+                if tell_cluster(&running.0, &told).await >= MAX_VERSION {
+                    return Ok(Anew::WornOut);
+                }
             }
             _ = turn.tick() => {
                 speak_to_suggested(&running.0, shared).await?;
-                gate.remember(remembered(&running.0).await);
+                remember(&running.0, &gate).await;
                 if gate.is_spoken_for() && began.elapsed() >= MIN_GENERATION {
                     return Ok(Anew::SpokenFor);
                 }
@@ -118,6 +122,16 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// How often values were set with this one.
+async fn tell_cluster(handle: &ChitchatHandle, cluster_id: &str) -> u64 {
+    let tell = |chitchat: &mut Chitchat| {
+        let own = chitchat.self_node_state();
+        own.set(CLUSTER_ID, cluster_id);
+        own.max_version()
+    };
+    handle.with_chitchat(tell).await
 }
 
 fn chitchat_config(config: &GossipConfig, own: ChitchatId) -> ChitchatConfig {
@@ -152,8 +166,14 @@ fn show(live: &BTreeMap<ChitchatId, NodeState>, publish: &watch::Sender<Arc<Sigh
     });
 }
 
-async fn remembered(handle: &ChitchatHandle) -> BTreeSet<MemberId> {
-    handle.with_chitchat(|chitchat| chitchat.node_states().keys().map(member_of).collect()).await
+async fn remember(handle: &ChitchatHandle, gate: &Gate) {
+    let (members, heartbeat) = handle
+        .with_chitchat(|chitchat| {
+            let members: BTreeSet<MemberId> = chitchat.node_states().keys().map(member_of).collect();
+            (members, u64::from(chitchat.self_node_state().heartbeat()))
+        })
+        .await;
+    gate.remember(members, heartbeat);
 }
 
 /// Speaks to one of the suggested addresses.

@@ -17,7 +17,7 @@ use chitchat::ChitchatEnvelope;
 use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport, UdpSocket};
 use tokio::time::Instant;
 
-use super::datagram::{MemberId, Refusal, admit};
+use super::datagram::{MemberId, Own, Refusal, admit};
 use super::reach::Reach;
 
 /// The largest payload of a UDP datagram over IPv4, in bytes.
@@ -28,21 +28,29 @@ const WITHIN: Duration = Duration::from_millis(500);
 /// What the gate knows and learns.
 #[derive(Debug)]
 pub(super) struct Gate {
-    own: MemberId,
-    /// Who is remembered; replaced now and then by what chitchat has.
-    known: Mutex<BTreeSet<MemberId>>,
+    remembered: Mutex<Remembered>,
     /// Somebody tells of this member what only it may.
     is_spoken_for: AtomicBool,
 }
 
+/// What chitchat has, as it was told last and what came in since.
+#[derive(Debug)]
+struct Remembered {
+    own: Own,
+    known: BTreeSet<MemberId>,
+}
+
 impl Gate {
     pub(super) fn new(own: MemberId) -> Self {
-        Self { own, known: Mutex::default(), is_spoken_for: AtomicBool::new(false) }
+        let remembered = Remembered { own: Own { id: own, heartbeat: 0 }, known: BTreeSet::new() };
+        Self { remembered: Mutex::new(remembered), is_spoken_for: AtomicBool::new(false) }
     }
 
-    /// Who is remembered now.
-    pub(super) fn remember(&self, members: BTreeSet<MemberId>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    /// Who is remembered now, and what this member counts of its own heartbeats.
+    pub(super) fn remember(&self, members: BTreeSet<MemberId>, heartbeat: u64) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.known = members;
+        remembered.own.heartbeat = heartbeat;
     }
 
     /// Whether somebody told values of this member, so that others may believe them: a new generation is to begin.
@@ -51,10 +59,10 @@ impl Gate {
     }
 
     fn lets_in(&self, bytes: &[u8], from: SocketAddr) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match admit(bytes, &self.own, &known) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        match admit(bytes, &remembered.own, &remembered.known) {
             Ok(named) => {
-                known.extend(named);
+                remembered.known.extend(named);
                 true
             }
             Err(refusal) => {

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::UdpSocket;
 
-use super::datagram::tests::{Writer, member};
+use super::datagram::tests::{Writer, member, own_of};
 use super::*;
 use crate::control::scripted::{Say, Scripted, problem};
 use crate::control::{Call, ControlClient, ControlOptions};
@@ -95,6 +95,34 @@ async fn forged_packets_neither_end_it_nor_speak_for_others() {
     for gossip in [&first, &second] {
         until(gossip, "it goes on", |seen| names(seen) == ["a", "b"]).await;
     }
+}
+
+/// What was told of it by another is believed by others until it begins anew, as it does.
+#[tokio::test]
+async fn one_that_is_spoken_for_begins_anew() {
+    let (a, b) = (free_addr().await, free_addr().await);
+    let first = Gossip::start(data("a", a, &[]));
+    let _second = Gossip::start(data("b", b, &[a]));
+    until(&first, "b is there", |seen| names(seen) == ["a", "b"]).await;
+    // The forger learns who b is from what b tells whoever asks.
+    let forger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let syn = Writer::message(0).pack(&Writer::default()).text("ruvector-cluster/1");
+    forger.send_to(&syn.0, b).await.unwrap();
+    let mut answer = vec![0; 65_507];
+    let length = forger.recv(&mut answer).await.unwrap();
+    let named =
+        super::datagram::admit(&answer[..length], &own_of("data/nobody"), &Default::default()).unwrap();
+    let id = named.into_iter().find(|id| id.name == "data/b").unwrap();
+    let values = Writer::default().told(&id, 0, 0).value("addr", "10.6.6.6:666", 30);
+    forger.send_to(&Writer::message(2).pack(&values).0, a).await.unwrap();
+    let addr_of_b = |seen: &Sighting| seen.data.iter().map(|seen| seen.addr.clone()).nth(1);
+    until(&first, "the forgery is believed", |seen| addr_of_b(seen).as_deref() == Some("10.6.6.6:666")).await;
+    until(&first, "b tells again who it is", |seen| seen.data.iter().any(|seen| seen.addr == b.to_string()))
+        .await;
+    until(&first, "and the forgery is missed", |seen| {
+        names(seen) == ["a", "b"] && addr_of_b(seen) == Some(b.to_string())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -82,8 +82,16 @@ pub(in crate::gossip) fn member(name: &str, port: u16) -> MemberId {
     MemberId { name: name.to_owned(), generation: 1, addr: SocketAddr::from(([127, 0, 0, 1], port)) }
 }
 
+pub(in crate::gossip) fn own_of(name: &str) -> Own {
+    Own { id: member(name, 9), heartbeat: 50 }
+}
+
+fn own() -> Own {
+    own_of("data/me")
+}
+
 fn admitted(writer: &Writer) -> Result<BTreeSet<MemberId>, Refusal> {
-    admit(&writer.0, &member("data/me", 9), &BTreeSet::new())
+    admit(&writer.0, &own(), &BTreeSet::new())
 }
 
 fn ack(content: &Writer) -> Result<BTreeSet<MemberId>, Refusal> {
@@ -126,11 +134,15 @@ fn what_would_do_harm_is_refused() {
     foreign(&Writer::default().told(&a, 7, 0).value("k", "v", 8));
     foreign(&Writer::default().value("k", "v", 1));
     let many = |count: u64| (1..=count).fold(told(), |told, n| told.value("k", "v", n));
-    assert!(ack(&many(MAX_VALUES as u64)).is_ok());
-    foreign(&many(MAX_VALUES as u64 + 1));
+    assert!(ack(&many(MAX_VERSION)).is_ok());
+    foreign(&many(MAX_VERSION + 1));
     // Values of the reader itself.
     let about_me = Writer::default().told(&me, 0, 0).value("client_url", "http://elsewhere:1", 9);
     assert_eq!(ack(&about_me), Err(Refusal::AboutSelf));
+    // Heartbeats of the reader that it will not have counted for hours: those that it does count would be taken for old.
+    let ahead = |heartbeat| syn(&Writer::default().digest(&me, heartbeat, 0, 4));
+    assert_eq!(ahead(MAX_COUNT), Err(Refusal::AboutSelf));
+    assert!(ahead(60).is_ok(), "a little ahead of what was read last");
 }
 
 #[test]
@@ -150,13 +162,12 @@ fn a_packet_that_unpacks_to_too_much_is_refused() {
 #[test]
 fn no_more_members_than_fit_are_remembered() {
     let known: BTreeSet<MemberId> = (0..MAX_MEMBERS).map(|n| member(&format!("data/{n}"), 1)).collect();
-    let own = member("data/me", 9);
     let packet = |name: &str| {
         let digest = Writer::default().digest(&member(name, 1), 1, 0, 1);
         Writer::message(0).pack(&digest).text("c").0
     };
-    assert!(admit(&packet("data/7"), &own, &known).is_ok(), "one that is known");
-    assert_eq!(admit(&packet("data/new"), &own, &known), Err(Refusal::TooMany));
+    assert!(admit(&packet("data/7"), &own(), &known).is_ok(), "one that is known");
+    assert_eq!(admit(&packet("data/new"), &own(), &known), Err(Refusal::TooMany));
 }
 
 /// chitchat sends the table of all members whole: its size is what limits a cluster.
