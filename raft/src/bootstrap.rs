@@ -159,6 +159,9 @@ async fn look_around(core: &Core) -> Seeds {
         return seeds;
     }
     let is_answered = seeds.is_met || !seeds.found.is_empty();
+    if is_answered && core.config.bootstrap_expect.is_none() {
+        return seeds;
+    }
     let more: Vec<String> =
         core.more_seeds().into_iter().filter(|addr| !core.config.seeds.contains(addr)).collect();
     for (raft_id, hello) in ask_all(core, &more).await.found {

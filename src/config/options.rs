@@ -84,7 +84,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(
         "log",
         "FILTER",
-        Some("info,openraft=warn,sled=warn"),
+        Some("info,openraft=warn,sled=warn,chitchat=warn"),
         "What is logged to stderr, such as `info` or `ruvector_cluster=debug,warn`",
     ),
     option("log-format", "FORMAT", Some("text"), "`text` or `json`"),

@@ -120,6 +120,21 @@ async fn three_control_nodes_and_twenty_data_nodes_find_each_other_from_one_seed
     nodes.push(Short::start(&cluster, "d21", &given));
     wait_for_alive(&cluster, 21).await;
     wait_for_members(&cluster, 2, 21).await;
+
+    // A control node that is given a data node's address joins the cluster that this one is of.
+    let ports = PortPair::reserve();
+    let folder = cluster.folder().join("n4");
+    let flags = ["server", "--node-id", "n4", "--listen", &ports.addr(), "--seeds", &nodes[3].ports.addr()];
+    let flags = flags.into_iter().chain(["--data-dir", folder.to_str().unwrap()]).map(str::to_owned);
+    let args: Vec<String> = flags.collect();
+    let _fourth = Process::spawn("n4", &program("ruvector-cluster"), &args, &folder.with_extension("log"));
+    wait_for("n4 to be a member", DEADLINE, async || {
+        let view = cluster.view(1).await?;
+        let is_in = view.members.iter().any(|member| member.id.as_str() == "n4");
+        if is_in { Ok(()) } else { Err(format!("{:?}", view.members)) }
+    })
+    .await;
+    wait_for_members(&cluster, 3, 21).await;
     assert_eq!(events(&cluster, "node_down", None).await, downs, "nobody was missed");
 }
 

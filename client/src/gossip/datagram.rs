@@ -30,6 +30,9 @@ pub(super) const MAX_VERSION: u64 = 32;
 /// A member's count of its own heartbeats is read now and then; it rises by no more until the next time.
 const MAX_AHEAD: u64 = 1_000_000;
 
+/// What makes packets ours. Nodes that meet first don't know their cluster's id yet, so that is told as a value.
+pub(super) const PROTOCOL: &str = "ruvector-cluster/1";
+
 const MAGIC: u16 = 45_139;
 const VERSION: u8 = 1;
 
@@ -91,7 +94,9 @@ fn read(bytes: &[u8]) -> Option<Message> {
     match rest.u8()? {
         0 => {
             named = digest(&rest.unpack()?)?;
-            rest.text(MAX_NAME_BYTES)?;
+            if rest.text(MAX_NAME_BYTES)? != PROTOCOL {
+                return None;
+            }
         }
         1 => {
             named = digest(&rest.unpack()?)?;

@@ -14,15 +14,12 @@ use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::datagram::{MAX_VERSION, MemberId};
+use super::datagram::{MAX_VERSION, MemberId, PROTOCOL};
 use super::sighting::{CLUSTER_ID, Sighting};
 use super::socket::{Gate, Gated};
 use super::{GossipConfig, Shared};
 use crate::chance;
 use crate::clock::{Clock, SystemClock};
-
-/// What makes packets ours. Nodes that meet first don't know their cluster's id yet, so that is told as a value.
-const PROTOCOL: &str = "ruvector-cluster/1";
 
 /// A node speaks to three others so often, so that all know a change after log(members) times.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -151,8 +151,11 @@ impl Socket for GatedSocket {
         self.inner.send(self.relay_addr, envelope).await?;
         let length = tokio::time::timeout(WITHIN, self.relay.recv(&mut self.buffer)).await;
         let length = length.context("a datagram was lost within this process")??;
-        if self.reach.reaches(to) {
-            self.outside.send_to(&self.buffer[..length], to).await?;
+        if self.reach.reaches(to)
+            && let Err(error) = self.outside.send_to(&self.buffer[..length], to).await
+        {
+            // No way there, a firewall, another family of addresses: whoever can't be reached is missed.
+            tracing::debug!(%to, %error, "a gossip datagram can't be sent");
         }
         Ok(SendOutcome { num_bytes_sent: length })
     }

@@ -99,7 +99,7 @@ fn ack(content: &Writer) -> Result<BTreeSet<MemberId>, Refusal> {
 }
 
 fn syn(content: &Writer) -> Result<BTreeSet<MemberId>, Refusal> {
-    admitted(&Writer::message(0).pack(content).text("ruvector-cluster/1"))
+    admitted(&Writer::message(0).pack(content).text(PROTOCOL))
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_packet_that_unpacks_to_too_much_is_refused() {
         bomb.0.extend(&block);
     }
     assert!(bomb.0.len() < 65_507, "it fits into a datagram, and is 65 MB");
-    assert_eq!(admitted(&bomb.u8(0).text("c")), Err(Refusal::Foreign));
+    assert_eq!(admitted(&bomb.u8(0).text(PROTOCOL)), Err(Refusal::Foreign));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn no_more_members_than_fit_are_remembered() {
     let known: BTreeSet<MemberId> = (0..MAX_MEMBERS).map(|n| member(&format!("data/{n}"), 1)).collect();
     let packet = |name: &str| {
         let digest = Writer::default().digest(&member(name, 1), 1, 0, 1);
-        Writer::message(0).pack(&digest).text("c").0
+        Writer::message(0).pack(&digest).text(PROTOCOL).0
     };
     assert!(admit(&packet("data/7"), &own(), &known).is_ok(), "one that is known");
     assert_eq!(admit(&packet("data/new"), &own(), &known), Err(Refusal::TooMany));
@@ -189,17 +189,19 @@ fn a_table_of_as_many_members_as_are_remembered_fits_into_a_datagram() {
         };
         digest = digest.digest(&id, draw(50_000_000), 0, 6);
     }
-    let packet = Writer::message(0).pack(&digest).text("ruvector-cluster/1");
+    let packet = Writer::message(0).pack(&digest).text(PROTOCOL);
     assert!(packet.0.len() < 60_000, "{} bytes", packet.0.len());
     assert_eq!(admitted(&packet).map(|named| named.len()), Ok(MAX_MEMBERS));
 }
 
 #[test]
 fn noise_is_refused() {
-    let sound = Writer::message(0).pack(&Writer::default().digest(&member("a", 1), 1, 0, 1)).text("c").0;
+    let sound = Writer::message(0).pack(&Writer::default().digest(&member("a", 1), 1, 0, 1)).text(PROTOCOL).0;
     for cut in 0..sound.len() {
         assert_eq!(admitted(&Writer(sound[..cut].to_vec())), Err(Refusal::Foreign), "cut at {cut}");
     }
+    let other = Writer::message(0).pack(&Writer::default()).text("another/1");
+    assert_eq!(admitted(&other), Err(Refusal::Foreign), "another's protocol");
     let mut older = sound;
     older[2] = 0;
     assert_eq!(admitted(&Writer(older)), Err(Refusal::Foreign));
