@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that has to hold before a change lands: format, lints, all tests of the workspace, documentation, the simulation
-# (regression seeds and fresh ones) and the model checker, both bounded.
+# Everything that has to hold before a change lands: format, lints, all tests of the workspace, documentation, the Python client's
+# tests, the simulation (regression seeds and fresh ones) and the model checker, both bounded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
@@ -18,6 +18,7 @@ step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step tests cargo test --workspace --locked
 RUSTDOCFLAGS="-D warnings" step documentation cargo doc --workspace --no-deps --locked
+step python scripts/test-python.sh
 step simulation scripts/simulate.sh --seeds 3
 step migrations scripts/simulate.sh --table --every 6 --from "$(date +%s)"
 step model scripts/simulate.sh --model

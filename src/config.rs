@@ -41,6 +41,8 @@ pub struct Config {
     pub peer_advertise: Option<String>,
     /// `host:port` of control nodes' client APIs.
     pub seeds: Vec<String>,
+    /// Whether it gossips, at the peer listener's port.
+    pub gossip: bool,
     /// How many found the cluster; None: as many as there are distinct seeds.
     pub bootstrap_expect: Option<usize>,
     /// Fixed at bootstrap.
@@ -98,6 +100,11 @@ impl Config {
             advertise,
             peer_advertise,
             seeds: seeds(&values)?,
+            gossip: match values.required("gossip")? {
+                "on" => true,
+                "off" => false,
+                other => return Err(values.refuse("gossip", format!("{other:?} is neither on nor off"))),
+            },
             bootstrap_expect,
             settings: settings(&values)?,
             max_voters: small(values.integer("max-voters", 1, 9)?),

@@ -11,7 +11,7 @@ mod explain;
 mod resume;
 mod verdicts;
 
-pub use crate::soft::{Now, Progress, Soft, SoftNode};
+pub use crate::soft::{HeardOf, Now, Progress, Soft, SoftNode};
 pub use decide::{Decision, Scope, decide};
 pub use driver::{Control, Coordinator, HeartbeatError, aside, observe_heartbeat};
 pub use explain::explain;

@@ -87,6 +87,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod coordinator;
+mod gossip;
 pub mod liveness;
 pub mod load;
 pub mod machine;

@@ -35,6 +35,11 @@ struct Status {
     status: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
 type Count = Gauge<u64, AtomicU64>;
 
 /// What is read off the state when metrics are asked for.
@@ -56,6 +61,12 @@ pub struct Levels {
     pub nodes_alive: u64,
     /// Data nodes committed down.
     pub nodes_down: u64,
+    /// Of those, the ones that gossip hears.
+    pub heard_by_others: u64,
+    /// Control nodes that gossip hears, this one included.
+    pub gossip_control: u64,
+    /// Data nodes that gossip hears.
+    pub gossip_data: u64,
     /// Shards by status.
     pub shards: ShardCounts,
     /// Migrations that have not ended.
@@ -74,6 +85,8 @@ pub struct Metrics {
     revision: Count,
     members: Count,
     nodes: Family<Status, Count>,
+    heard_by_others: Count,
+    gossip_members: Family<Kind, Count>,
     shards: Family<Status, Count>,
     migrations: Count,
 }
@@ -112,6 +125,14 @@ impl Default for Metrics {
         let revision = gauge("state_revision", "Revision of the state published here");
         let members = gauge("control_nodes", "Control nodes, learners included");
         let migrations = gauge("migrations_active", "Migrations that have not ended");
+        let heard_by_others =
+            gauge("data_nodes_heard_by_others", "Data nodes committed down that gossip hears all the same");
+        let gossip_members = Family::default();
+        registry.register(
+            "gossip_members",
+            "Members alive as gossip tells this control node, itself included, by kind; 0 while it does not run",
+            gossip_members.clone(),
+        );
         let nodes = Family::default();
         registry.register("data_nodes", "Data nodes by committed status", nodes.clone());
         let shards = Family::default();
@@ -127,6 +148,8 @@ impl Default for Metrics {
             revision,
             members,
             nodes,
+            heard_by_others,
+            gossip_members,
             shards,
             migrations,
         }
@@ -163,6 +186,10 @@ impl Metrics {
         for (status, count) in [("alive", levels.nodes_alive), ("down", levels.nodes_down)] {
             self.nodes.get_or_create(&Status { status }).set(count);
         }
+        self.heard_by_others.set(levels.heard_by_others);
+        for (kind, count) in [("control", levels.gossip_control), ("data", levels.gossip_data)] {
+            self.gossip_members.get_or_create(&Kind { kind }).set(count);
+        }
         let shards = levels.shards;
         for (status, count) in [
             ("active", shards.active),
@@ -194,6 +221,8 @@ mod tests {
             "ruvector_cluster_raft_term 7",
             "ruvector_cluster_raft_is_leader 1",
             "ruvector_cluster_shards{status=\"active\"} 0",
+            "ruvector_cluster_gossip_members{kind=\"data\"} 0",
+            "ruvector_cluster_data_nodes_heard_by_others 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");

@@ -16,6 +16,7 @@ use axum::response::IntoResponse;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use ruvector_cluster_client::clock::{Clock, SystemClock};
+use ruvector_cluster_client::gossip::{Gossip, Reach};
 use ruvector_cluster_raft::http::HttpTransport;
 use ruvector_cluster_raft::transport::Transport;
 use ruvector_cluster_raft::{
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiError, App};
 use crate::config::Config;
 use crate::coordinator::{Control, Coordinator};
+use crate::gossip;
 use crate::machine::{self, LogClock, Machine, Observer};
 use crate::metadata::{Envelope, Metadata, Outcome, Settings};
 use crate::metrics::Metrics;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub transport: Arc<dyn Transport>,
     /// Its clocks.
     pub clock: Arc<dyn Clock>,
+    /// Whom it gossips with; none: it does not gossip.
+    pub gossip: Option<Reach>,
     /// How its files are opened.
     pub open: OpenOptions,
     /// When snapshots are made and how much log stays.
@@ -74,6 +78,7 @@ impl Parts {
             rows: Arc::new(SledRows::new(config.data_dir.join("rows"))),
             transport: Arc::new(transport),
             clock: Arc::new(SystemClock),
+            gossip: config.gossip.then(Reach::default),
             open: OpenOptions::new(config.node_id.as_str()),
             compaction: Compaction::default(),
             seed: None,
@@ -174,12 +179,19 @@ pub async fn start(config: &Config, client_addr: SocketAddr, parts: Parts) -> Re
     let control = Arc::new(ControlledNode(node.clone()));
     let (coordinator, coordinating) = Coordinator::new(control, state.clone(), clock.clone(), ending.clone());
     let founding = founder::run(node.clone(), state.clone(), config.settings.clone(), ending.clone());
-    let tasks = vec![(node.spawn(coordinating), "the coordinator"), (node.spawn(founding), "founding")];
+    let mut tasks = vec![(node.spawn(coordinating), "the coordinator"), (node.spawn(founding), "founding")];
+    let gossip = parts.gossip.map(|reach| gossip::start(config, &node, reach));
+    let sightings = gossip.as_ref().map(Gossip::sightings);
+    if let Some(gossip) = gossip {
+        let passing_on = gossip::pass_on(gossip, node.clone(), coordinator.clone(), ending.clone());
+        tasks.push((node.spawn(passing_on), "gossip"));
+    }
     let app = App::new(
         node.clone(),
         state.clone(),
         changes,
         coordinator,
+        sightings,
         Arc::new(Metrics::default()),
         clock,
         ending.clone(),

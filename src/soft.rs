@@ -23,6 +23,23 @@ pub struct Now {
     pub wall_ms: u64,
 }
 
+/// Data nodes of whom gossip tells that they are alive, with their stores. A hint: anybody may speak there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeardOf(Arc<BTreeSet<(NodeId, String)>>);
+
+impl HeardOf {
+    /// Whether that node, with the store that it is registered with, is among them.
+    pub fn has(&self, row: &NodeRow) -> bool {
+        !self.0.is_empty() && self.0.contains(&(row.id.clone(), row.store_id.clone()))
+    }
+}
+
+impl FromIterator<(NodeId, String)> for HeardOf {
+    fn from_iter<I: IntoIterator<Item = (NodeId, String)>>(heard: I) -> Self {
+        Self(Arc::new(heard.into_iter().collect()))
+    }
+}
+
 /// The leader's soft state. Serialisable so that other control nodes can show it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Soft {
@@ -38,6 +55,9 @@ pub struct Soft {
     pub levelling: bool,
     /// For how long load has been uneven.
     pub load_watch: LoadWatch,
+    /// Whom others hear. It delays the rebuilding of copies on a node that is down, and nothing else: no lease, no verdict.
+    #[serde(default)]
+    pub heard_of: HeardOf,
 }
 
 /// The rate of copying is weighted so that a report which is this old counts for about a third. Nodes report each second: a slow or a
@@ -262,6 +282,11 @@ impl Soft {
     pub fn observe_decision(&mut self, levelling: Option<bool>, load_watch: Option<LoadWatch>) {
         self.levelling = levelling.unwrap_or(self.levelling);
         self.load_watch = load_watch.unwrap_or(self.load_watch);
+    }
+
+    /// Whether others hear a node that is committed down: it lives, and this leader is cut off from it.
+    pub fn is_heard_by_others(&self, row: &NodeRow) -> bool {
+        row.is_down() && self.heard_of.has(row)
     }
 
     /// Stops granting to whoever was silent or behind for too long; not while the cluster is suspended, since nobody has a lease

@@ -2,7 +2,8 @@
 //!
 //! Any control node answers anything, so a request that one of them can't answer now (it is unreachable, silent, or
 //! has no leader) goes to the next one. Who they are is learned from themselves, beginning with the seeds, which are
-//! never forgotten; writes go to the leader first where that is known. Everything is bounded: an attempt by
+//! never forgotten; those of whom gossip tells are asked when no other answers. Whoever answers and is no control node (a data
+//! node whose address was given as a seed) counts as silent. Writes go to the leader first where that is known. Everything is bounded: an attempt by
 //! `attempt_timeout_ms`, a call with all its attempts by `deadline_ms`, and all calls' repetitions together by a budget, so
 //! that many clients don't keep down what is down. Between two rounds over all control nodes the client waits, longer each
 //! time, with full jitter, and no shorter than a `Retry-After` says.
@@ -190,6 +191,12 @@ impl ControlClient {
     /// The control node that answered last.
     pub fn preferred(&self) -> usize {
         self.inner.known.preferred()
+    }
+
+    /// Control nodes' base URLs that were heard of and that nobody vouches for, instead of those before: they are asked when none
+    /// of the seeds and of the members that were learned answers. None says nothing.
+    pub fn hear_of(&self, urls: &[String]) {
+        self.inner.known.hear_of(urls);
     }
 
     /// The base URL of the control node that leads, where that is known.

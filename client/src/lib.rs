@@ -6,6 +6,7 @@
 //! - [`replica`]: one shard copy's side of the replication, pure.
 //! - [`copies`]: the shell around a data node's replicas: tasks, queues, timers; over stores and a transport that it is given.
 //! - [`node`]: all of this put together: a data node, lacking only its database and its HTTP server.
+//! - [`gossip`]: how nodes find each other and hear of each other, over UDP.
 //! - [`handler`]: for data nodes with a replication of their own: assignments as calls of a trait.
 //! - `testing` (feature): an in-memory coordinator for tests of data nodes.
 //! - [`agent`]: a data node's registration, heartbeats, lease, assignments and reports.
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod control;
 pub mod copies;
 pub mod fail_point;
+pub mod gossip;
 pub mod handler;
 pub mod hashing;
 pub mod ids;

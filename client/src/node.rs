@@ -30,6 +30,7 @@ mod store;
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ use crate::agent::{Agent, AgentConfig, AgentError, HostError, LeaseWatch, Outbox
 use crate::clock::{Clock, SystemClock};
 use crate::control::{ControlClient, ControlError, ControlOptions};
 use crate::copies::{Copies, CopySize, Parts, TokioSpawn};
+use crate::gossip::{Gossip, GossipConfig, Me, Reach, find_control_nodes};
 use crate::ids::{Epoch, NodeId, ShardId, Thousandths};
 use crate::replica::{Key, Status, Value};
 use crate::router::Router;
@@ -68,7 +70,7 @@ pub struct NodeConfig {
     pub node_id: NodeId,
     /// The `host:port` at which clients and other nodes reach it.
     pub addr: String,
-    /// Control nodes, `host:port`; one that answers is enough.
+    /// Control nodes, `host:port`; one that answers is enough. With gossip, one address of any node of the cluster that is up.
     pub coordinators: Vec<String>,
     /// Where its shards are kept; its own.
     pub data_dir: PathBuf,
@@ -84,19 +86,41 @@ pub struct NodeConfig {
     pub capacity_bytes: Option<u64>,
     /// Lets this directory replace another one of the same node though copies are lost by it.
     pub accept_data_loss: bool,
+    /// How it gossips; none: it does not.
+    pub gossip: Option<NodeGossip>,
+}
+
+/// How a data node gossips.
+#[derive(Clone, Debug)]
+pub struct NodeGossip {
+    /// Where, UDP: the port at which the node answers, so that whoever knows one address can reach it.
+    pub listen: SocketAddr,
+    /// Whom it sends to.
+    pub reach: Reach,
+}
+
+impl NodeGossip {
+    /// With everybody.
+    pub fn at(listen: SocketAddr) -> Self {
+        Self { listen, reach: Reach::default() }
+    }
 }
 
 impl NodeConfig {
-    /// A node with a plain registration.
+    /// A node with a plain registration. It gossips where it answers, if `addr` is an IP address and a port; else set
+    /// [`NodeConfig::gossip`] to where it listens.
     pub fn new<C: Into<String>>(
         node_id: NodeId,
         addr: impl Into<String>,
         coordinators: impl IntoIterator<Item = C>,
         data_dir: impl Into<PathBuf>,
     ) -> Self {
+        let addr = addr.into();
+        let listen = addr.parse::<SocketAddr>().ok();
+        let listen = listen.filter(|addr| !addr.ip().is_unspecified() && addr.port() != 0);
         Self {
             node_id,
-            addr: addr.into(),
+            addr,
             coordinators: coordinators.into_iter().map(Into::into).collect(),
             data_dir: data_dir.into(),
             zone: None,
@@ -105,7 +129,16 @@ impl NodeConfig {
             capacity: None,
             capacity_bytes: None,
             accept_data_loss: false,
+            gossip: listen.map(NodeGossip::at),
         }
+    }
+
+    fn gossip_config(&self, store_id: &str) -> Option<GossipConfig> {
+        let NodeGossip { listen, reach } = self.gossip.clone()?;
+        let me =
+            Me::Data { node: self.node_id.clone(), addr: self.addr.clone(), store_id: store_id.to_owned() };
+        let seeds = GossipConfig::seeds_of(self.coordinators.iter().map(String::as_str));
+        Some(GossipConfig { me, listen, advertise: self.addr.clone(), seeds, reach })
     }
 }
 
@@ -198,6 +231,7 @@ impl<S: ShardStore> DataNode<S> {
         let stop = CancellationToken::new();
         let router = Router::start(control.clone(), stop.clone());
         let gateway = Gateway::new(config.node_id.clone(), router.clone(), copies.clone(), peers);
+        let gossip = config.gossip_config(&store_id);
         let registration = RegisterRequest {
             addr: config.addr,
             store_id,
@@ -209,9 +243,9 @@ impl<S: ShardStore> DataNode<S> {
             accept_data_loss: config.accept_data_loss,
         };
         let agent_config = AgentConfig::new(config.node_id, registration);
-        let agent = Agent::new(agent_config, control, copies.clone(), clock, lease, outbox);
+        let agent = Agent::new(agent_config, control.clone(), copies.clone(), clock, lease, outbox);
         let node = Self { inner: Arc::new(Inner { copies, gateway, router }) };
-        Ok((node.clone(), NodeTask { node, agent, stop }))
+        Ok((node.clone(), NodeTask { node, agent, control, gossip, stop }))
     }
 
     /// Writes each key, or (no value) deletes it; returns once every in-sync copy has all of them on disk. `epoch`: the one
@@ -269,6 +303,8 @@ impl<S: ShardStore> DataNode<S> {
 pub struct NodeTask<S: ShardStore> {
     node: DataNode<S>,
     agent: Agent,
+    control: ControlClient,
+    gossip: Option<GossipConfig>,
     stop: CancellationToken,
 }
 
@@ -286,7 +322,14 @@ impl<S: ShardStore> NodeTask<S> {
         shutdown: CancellationToken,
         server: impl IntoFuture<Output = io::Result<()>>,
     ) -> Result<(), NodeError> {
-        let Self { node, agent, stop } = self;
+        let Self { node, agent, control, gossip, stop } = self;
+        if let Some(config) = gossip {
+            let map = node.inner.router.cache().clone();
+            // It ends, and the gossip with it, when the node has stopped.
+            tokio::spawn(find_control_nodes(Gossip::start(config), control, map, stop.clone()));
+        }
+        // Also where this is dropped half way.
+        let _stop_on_drop = stop.clone().drop_guard();
         let ended = serve(agent, shutdown, server.into_future()).await;
         stop.cancel();
         node.inner.copies.close().await;

@@ -6,6 +6,10 @@
 //! all, then it binds its directory to the cluster and starts Raft with those members. The others are bound by the first
 //! message under that cluster id. Where nodes have different seeds there may be several proposers; then all but one give up.
 //!
+//! Where the seeds are not enough (each node may have been given one only), others of which it is told are asked too
+//! ([`Node::set_more_seeds`](crate::Node::set_more_seeds)): fresh nodes, where it is known how many found the cluster; and members of a running
+//! one, where not a single seed answers. Seeds come first, and how a cluster is founded is the same: more are heard of, no fewer agree.
+//!
 //! A crash anywhere leaves a state from which the same procedure goes on, as long as founders keep their addresses: a proposer
 //! that is bound and whose log is empty starts what it promised itself to; everything before that is repeated.
 //!
@@ -123,9 +127,12 @@ async fn resume_founding(core: &Core) -> Result<(), Hindrance> {
 }
 
 /// The seeds that answered, by Raft id, without itself, and those that did not.
+#[derive(Default)]
 struct Seeds {
     found: BTreeMap<u64, Hello>,
     silent: Vec<String>,
+    /// One of them is this node.
+    is_met: bool,
 }
 
 impl Seeds {
@@ -145,12 +152,37 @@ impl Seeds {
 }
 
 async fn look_around(core: &Core) -> Seeds {
+    let mut seeds = ask_all(core, &core.config.seeds).await;
+    let found_all = core.config.bootstrap_expect.is_some_and(|expected| seeds.found.len() + 1 >= expected);
+    let is_running = seeds.found.values().any(|hello| hello.cluster_id.is_some());
+    if core.config.seeds.is_empty() || is_running || found_all {
+        return seeds;
+    }
+    let is_answered = seeds.is_met || !seeds.found.is_empty();
+    if is_answered && core.config.bootstrap_expect.is_none() {
+        return seeds;
+    }
+    let more: Vec<String> =
+        core.more_seeds().into_iter().filter(|addr| !core.config.seeds.contains(addr)).collect();
+    for (raft_id, hello) in ask_all(core, &more).await.found {
+        let counts = match hello.cluster_id {
+            Some(_) => !is_answered,
+            None => core.config.bootstrap_expect.is_some(),
+        };
+        if counts {
+            seeds.found.entry(raft_id).or_insert(hello);
+        }
+    }
+    seeds
+}
+
+async fn ask_all(core: &Core, addrs: &[String]) -> Seeds {
     let mut asking: FuturesUnordered<_> =
-        core.config.seeds.iter().map(|seed| async move { (seed, ask_hello(core, seed).await) }).collect();
-    let mut seeds = Seeds { found: BTreeMap::new(), silent: Vec::new() };
+        addrs.iter().map(|seed| async move { (seed, ask_hello(core, seed).await) }).collect();
+    let mut seeds = Seeds::default();
     while let Some((seed, answer)) = asking.next().await {
         match answer {
-            Ok(hello) if hello.member.raft_id == core.raft_id => {}
+            Ok(hello) if hello.member.raft_id == core.raft_id => seeds.is_met = true,
             Ok(hello) => {
                 seeds.found.insert(hello.member.raft_id, hello);
             }

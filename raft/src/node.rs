@@ -8,6 +8,7 @@
 //! answered after it.
 
 mod hand_over;
+mod others;
 mod propose;
 mod raft_config;
 mod reads;
@@ -32,18 +33,17 @@ use tokio::task::JoinHandle;
 use crate::bootstrap::messages::{Hello, Opaque, Proposal};
 use crate::bootstrap::promise::{Founding, PromiseError};
 use crate::bootstrap::{self, Phase, with_port};
-use crate::codec;
 use crate::config::NodeConfig;
-use crate::error::{CallError, FatalError, GreetError, StartError};
+use crate::error::{FatalError, StartError};
 use crate::machine::StateMachine;
 use crate::machine_store::{MachineStore, Published};
-use crate::member::{Greeting, LeadershipState, Member, MemberInfo, MemberRole};
+use crate::member::{LeadershipState, Member, MemberInfo, MemberRole};
 use crate::network::{Links, Network};
 use crate::peer::PeerService;
 use crate::recover::recover;
 use crate::runtime::Scope;
 use crate::trail::Trail;
-use crate::transport::{Listening, RpcKind, Transport, TransportError};
+use crate::transport::{Listening, Transport};
 use crate::types::{Peer, TypeConfig};
 
 pub use propose::Committed;
@@ -78,6 +78,8 @@ pub(crate) struct Core {
     pub(crate) phase: watch::Sender<Phase>,
     /// One change of the membership at a time is asked for from here.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Where control nodes may be, beside the seeds.
+    more_seeds: Mutex<Vec<String>>,
     info: MemberInfo,
     peer_addr: SocketAddr,
     leadership: watch::Sender<LeadershipState>,
@@ -109,14 +111,6 @@ fn storage_failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     what: &'static str,
 ) -> impl FnOnce(E) -> StartError {
     move |source| StartError::Storage { what, source: source.into() }
-}
-
-fn call_failed(error: TransportError) -> CallError {
-    match error {
-        // A refusal comes before the message is acted on.
-        TransportError::Unreachable { .. } | TransportError::Refused { .. } => CallError::Unreachable(error),
-        TransportError::NoAnswer { .. } => CallError::NoAnswer(error),
-    }
 }
 
 impl Node {
@@ -182,6 +176,7 @@ impl Node {
             app,
             phase: watch::Sender::new(Phase::Waiting { why: "starting".to_owned() }),
             changing: tokio::sync::Mutex::new(()),
+            more_seeds: Mutex::default(),
             info,
             peer_addr: listening.addr,
             leadership: watch::Sender::new(LeadershipState::default()),
@@ -239,6 +234,13 @@ impl Node {
         self.core.phase.subscribe()
     }
 
+    /// Client addresses (`host:port`) at which control nodes are said to be, instead of those said before. Nobody vouches for them: they
+    /// are asked where the seeds are not enough to find the cluster or its founders (see `bootstrap.rs`), and what they answer
+    /// counts as a seed's answer does.
+    pub fn set_more_seeds(&self, addrs: Vec<String>) {
+        *self.core.more_seeds.lock().unwrap_or_else(PoisonError::into_inner) = addrs;
+    }
+
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<LeadershipState> {
@@ -257,12 +259,6 @@ impl Node {
         self.core.members()
     }
 
-    /// The body of `GET /v1/hello`: who this node is, for those that know its client address alone. JSON.
-    #[must_use]
-    pub fn hello(&self) -> Bytes {
-        serde_json::to_vec(&self.core.hello()).map(Bytes::from).unwrap_or_default()
-    }
-
     /// Resolves when this node must stop: nothing it says can be relied on any longer.
     pub async fn fatal(&self) -> FatalError {
         let mut fatal = self.core.fatal.subscribe();
@@ -271,53 +267,6 @@ impl Node {
             // The sender lives in `core`, which this handle holds.
             Ok(None) | Err(_) => std::future::pending().await,
         }
-    }
-
-    /// Asks the control node whose client API is at `addr` (`host:port`) who it is.
-    ///
-    /// # Errors
-    /// [`GreetError`].
-    pub async fn greet(&self, addr: &str, timeout: Duration) -> Result<Greeting, GreetError> {
-        bootstrap::greet(self.core.links.transport().as_ref(), addr, timeout).await
-    }
-
-    /// Asks who listens for control nodes at `peer_url`.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn identify(&self, peer_url: &str, timeout: Duration) -> Result<MemberInfo, CallError> {
-        let links = &self.core.links;
-        let asked =
-            links.transport().rpc(peer_url, RpcKind::Hello, links.envelope(None), Bytes::new(), timeout);
-        let answer = asked.await.map_err(call_failed)?;
-        let hello: Hello = codec::decode("hello", &answer).map_err(|error| {
-            CallError::NoAnswer(TransportError::NoAnswer {
-                peer: peer_url.to_owned(),
-                why: error.to_string(),
-            })
-        })?;
-        Ok(hello.member)
-    }
-
-    /// Asks the same layer on another member.
-    ///
-    /// # Errors
-    /// [`CallError`]; it tells whether the message may have been acted on.
-    pub async fn call(&self, to_raft_id: u64, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
-        let core = &self.core;
-        if to_raft_id == core.raft_id {
-            return Ok(core.app.handle(core.raft_id, body).await);
-        }
-        let peer = core.links.peer(to_raft_id).ok_or(CallError::UnknownMember { raft_id: to_raft_id })?;
-        let envelope = core.links.envelope(Some(to_raft_id));
-        let answer = core.links.transport().rpc(&peer.peer_url, RpcKind::App, envelope, body, timeout).await;
-        answer.map_err(|error| match error {
-            // A refusal comes before the message is acted on.
-            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
-                CallError::Unreachable(error)
-            }
-            TransportError::NoAnswer { .. } => CallError::NoAnswer(error),
-        })
     }
 
     /// Hands leadership over where it can, then ends everything; the directory is free when this returns, unless its
@@ -397,6 +346,10 @@ impl Core {
             settings: Opaque(self.config.bootstrap_settings.clone()),
             disk_full: *self.space.borrow() == Space::Full,
         }
+    }
+
+    pub(crate) fn more_seeds(&self) -> Vec<String> {
+        self.more_seeds.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn leader(&self) -> Option<MemberInfo> {

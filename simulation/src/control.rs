@@ -242,6 +242,7 @@ impl ControlNode {
             settings: self.world.plan.settings.clone(),
             max_voters: self.world.plan.control_nodes,
             timing: Timing::default(),
+            gossip: false,
             log: String::new(),
             log_format: LogFormat::Text,
         }
@@ -259,6 +260,8 @@ impl ControlNode {
             rows: Arc::new(state.rows.clone()),
             transport: self.world.net.transport(host),
             clock: self.clock.clone(),
+            // It would be told who is alive past the simulated network.
+            gossip: None,
             open,
             compaction: self.world.plan.compaction,
             seed: Some(chance.bits()),

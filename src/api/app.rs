@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ruvector_cluster_client::clock::Clock;
+use ruvector_cluster_client::gossip::Sighting;
 use ruvector_cluster_client::ids::Revision;
 use ruvector_cluster_raft::{Leadership, Node};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -33,6 +34,8 @@ pub struct App {
     pub changes: Arc<ChangeLog>,
     /// Heartbeats, leases, soft state.
     pub coordinator: Coordinator,
+    /// Who is alive as gossip tells; none where it is off.
+    pub gossip: Option<watch::Receiver<Arc<Sighting>>>,
     /// What is measured.
     pub metrics: Arc<Metrics>,
     /// The two clocks.
@@ -54,6 +57,7 @@ impl App {
         state: watch::Receiver<Arc<Metadata>>,
         changes: Arc<ChangeLog>,
         coordinator: Coordinator,
+        gossip: Option<watch::Receiver<Arc<Sighting>>>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
@@ -66,6 +70,7 @@ impl App {
             state,
             changes,
             coordinator,
+            gossip,
             metrics,
             clock,
             shutdown,

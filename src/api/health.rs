@@ -18,8 +18,9 @@ use super::app::App;
 use super::error::{ApiError, Code};
 use super::extract::{Consistency, Params};
 use super::members;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, NodeRow};
 use crate::metrics::Levels;
+use crate::soft::HeardOf;
 
 /// A voter that the leader has not heard of for so long counts as gone. Many heartbeats.
 const VOTER_GONE_MS: u64 = 1_500;
@@ -69,7 +70,7 @@ async fn look(
             Ok(members) => members,
             Err(error) => {
                 let state = app.published();
-                let mut health = assess(&state, None, &[]);
+                let mut health = assess(&state, None, &[], &app.coordinator.heard_of());
                 health.status = HealthStatus::Unavailable;
                 let detail = format!("the control cluster does not answer: {error}");
                 health.reasons.insert(0, reason("no_leader", detail));
@@ -77,10 +78,12 @@ async fn look(
             }
         };
         let state = app.published();
-        return Ok((state.revision(), assess(&state, leader(app), &members)));
+        let health = assess(&state, leader(app), &members, &app.coordinator.heard_of());
+        return Ok((state.revision(), health));
     }
     let state = app.published();
-    Ok((state.revision(), assess(&state, leader(app), &members::members(app))))
+    let health = assess(&state, leader(app), &members::members(app), &app.coordinator.heard_of());
+    Ok((state.revision(), health))
 }
 
 fn leader(app: &App) -> Option<NodeId> {
@@ -91,18 +94,14 @@ fn reason(code: &str, detail: String) -> HealthReason {
     HealthReason { code: code.to_owned(), detail }
 }
 
-/// What the state and the voters' last contacts say. Pure.
-fn assess(state: &Metadata, leader: Option<NodeId>, members: &[Member]) -> Health {
+/// What the state, the voters' last contacts and this control node's gossip say. Pure.
+fn assess(state: &Metadata, leader: Option<NodeId>, members: &[Member], heard_of: &HeardOf) -> Health {
     let shards = state.shard_counts();
-    let (mut total_nodes, mut healthy_nodes, mut down) = (0, 0, Vec::new());
-    for row in state.nodes() {
-        total_nodes += 1;
-        if row.is_down() {
-            down.push(row.id.as_str().to_owned());
-        } else {
-            healthy_nodes += 1;
-        }
-    }
+    let down: Vec<&NodeRow> = state.nodes().filter(|row| row.is_down()).collect();
+    let total_nodes = state.num_nodes() as u64;
+    let healthy_nodes = total_nodes.saturating_sub(down.len() as u64);
+    let names = |rows: &[&NodeRow]| rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
+    let heard: Vec<&NodeRow> = down.iter().copied().filter(|row| heard_of.has(row)).collect();
     let voters: Vec<&Member> = members.iter().filter(|m| m.role == MemberRole::Voter).collect();
     let is_gone = |m: &&&Member| {
         leader.as_ref() != Some(&m.id) && m.last_contact_ms.is_some_and(|ms| ms > VOTER_GONE_MS)
@@ -142,7 +141,15 @@ fn assess(state: &Metadata, leader: Option<NodeId>, members: &[Member]) -> Healt
         add(HealthStatus::Degraded, "shards_degraded", detail);
     }
     if !down.is_empty() {
-        add(HealthStatus::Degraded, "nodes_down", format!("data nodes down: {}", down.join(", ")));
+        add(HealthStatus::Degraded, "nodes_down", format!("data nodes down: {}", names(&down)));
+    }
+    if !heard.is_empty() {
+        let detail = format!(
+            "data nodes that this cluster's leader does not hear while others do: {}; their copies are not rebuilt meanwhile; \
+             drain or delete them to rebuild",
+            names(&heard)
+        );
+        add(HealthStatus::Degraded, "heard_by_others", detail);
     }
     if !gone.is_empty() {
         let detail = format!("control nodes that the leader does not hear: {}", gone.join(", "));
@@ -205,6 +212,13 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
 fn levels(app: &App) -> Levels {
     let (state, status) = (app.published(), app.node.status());
     let nodes_down = state.nodes().filter(|row| row.is_down()).count() as u64;
+    let heard_of = app.coordinator.heard_of();
+    let heard_by_others = state.nodes().filter(|row| row.is_down() && heard_of.has(row)).count() as u64;
+    let gossip = app.gossip.as_ref().map(|seen| {
+        let seen = seen.borrow();
+        (seen.control.len() as u64, seen.data.len() as u64)
+    });
+    let (gossip_control, gossip_data) = gossip.unwrap_or_default();
     Levels {
         term: app.node.leadership().borrow().term,
         leads: app.leads(),
@@ -214,6 +228,9 @@ fn levels(app: &App) -> Levels {
         members: app.node.members().len() as u64,
         nodes_alive: (state.num_nodes() as u64).saturating_sub(nodes_down),
         nodes_down,
+        heard_by_others,
+        gossip_control,
+        gossip_data,
         shards: state.shard_counts(),
         active_migrations: state.active_migrations().count() as u64,
     }
@@ -239,16 +256,16 @@ mod tests {
     fn a_voter_that_is_not_heard_leaves_fewer_failures_to_tolerate() {
         let leader = || Some(NodeId::new("a").unwrap());
         let all = [voter("a", None), voter("b", Some(20)), voter("c", Some(30))];
-        assert_eq!(assess(&Metadata::new(), leader(), &all).failures_tolerated, 1);
+        assert_eq!(assess(&Metadata::new(), leader(), &all, &HeardOf::default()).failures_tolerated, 1);
         let less = [voter("a", None), voter("b", Some(20)), voter("c", Some(60_000))];
-        let health = assess(&Metadata::new(), leader(), &less);
+        let health = assess(&Metadata::new(), leader(), &less, &HeardOf::default());
         assert_eq!(health.failures_tolerated, 0);
         assert!(health.reasons.iter().any(|r| r.code == "control_nodes_gone" && r.detail.contains('c')));
     }
 
     #[test]
     fn before_it_is_founded_the_cluster_is_unavailable() {
-        let health = assess(&Metadata::new(), None, &[]);
+        let health = assess(&Metadata::new(), None, &[], &HeardOf::default());
         assert_eq!(health.status, HealthStatus::Unavailable);
         assert_eq!(health.reasons[0].code, "not_founded");
     }

@@ -14,6 +14,7 @@ pub(super) fn node(state: &Metadata, row: &NodeRow, soft: Option<&Soft>) -> Node
         suspect: soft.suspects.contains(&row.id),
         size_bytes: said.filter(|said| said.complete).map(|said| said.size_bytes()),
         last_heartbeat_ms: said.map(|said| said.last_heartbeat_wall_ms),
+        heard_by_gossip: Some(soft.heard_of.has(row)),
     };
     view::node(state, row, known)
 }

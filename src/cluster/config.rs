@@ -68,6 +68,9 @@ pub struct ClusterConfig {
     /// Where this process keeps its part of the cluster's state; its own, and kept: an empty one makes it another node. None:
     /// `ruvector-cluster-data/<node_id>` in the working directory.
     pub data_dir: Option<PathBuf>,
+    /// Whether processes find each other by gossip too, and hear of each other: UDP, on the ports of `listen_addr` and `peer_addr`. It
+    /// trusts the network (docs/gossip.md). true.
+    pub gossip: bool,
     /// How many processes found the cluster. None: the number of seeds, this process included; all of them have to be there then.
     pub bootstrap_expect: Option<usize>,
     /// So many take part in decisions, 1 to 9; further ones keep a replica, and read from it. 5.
@@ -101,6 +104,7 @@ impl Default for ClusterConfig {
             advertise_addr: None,
             data_addr: None,
             data_dir: None,
+            gossip: true,
             bootstrap_expect: None,
             max_voters: 5,
             zone: None,
@@ -208,6 +212,7 @@ impl Checked {
             advertise: Some(advertised.clone()),
             peer_advertise: Some(peer_told),
             seeds,
+            gossip: config.gossip,
             bootstrap_expect: config.bootstrap_expect,
             settings,
             max_voters,

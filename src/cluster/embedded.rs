@@ -10,14 +10,17 @@ use ruvector_cluster_client::agent::{
 use ruvector_cluster_client::clock::SystemClock;
 use ruvector_cluster_client::control::ControlClient;
 use ruvector_cluster_client::copies::TokioSpawn;
+use ruvector_cluster_client::gossip::{Gossip, GossipConfig, Me, Reach};
 use ruvector_cluster_client::handler::{HandlerHost, HandlerOptions, ShardHandler};
 use ruvector_cluster_client::ids::{Incarnation, NodeId};
 use ruvector_cluster_client::node::DataDir;
 use ruvector_cluster_client::wire::{HeldShard, RegisterRequest, Report, ReportResult};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Result;
 use super::config::Checked;
+use crate::metadata::Metadata;
 
 /// What the directory says of what is in it; the handler's own copies are its own affair.
 const LAYOUT: &str = "embedded";
@@ -37,6 +40,7 @@ pub(super) struct DataPart {
     registration: RegisterRequest,
     dir: Arc<DataDir>,
     handler: Arc<dyn ShardHandler>,
+    gossip: Option<GossipConfig>,
 }
 
 impl DataPart {
@@ -44,13 +48,15 @@ impl DataPart {
         let node = checked.server.node_id.clone();
         let dir = Arc::new(DataDir::open(&checked.data_node_dir, &node, LAYOUT)?);
         let registration = checked.registration(dir.identity().store_id);
-        Ok(Self { node, registration, dir, handler: checked.handler.clone() })
+        let gossip = checked.server.gossip.then(|| gossip_of(checked, &registration));
+        Ok(Self { node, registration, dir, handler: checked.handler.clone(), gossip })
     }
 
     /// Registers and serves until `shutdown`, then lets duties end.
     pub(super) async fn run(
         self,
         control: ControlClient,
+        state: watch::Receiver<Arc<Metadata>>,
         shutdown: CancellationToken,
     ) -> std::result::Result<(), AgentError> {
         let clock = Arc::new(SystemClock);
@@ -62,12 +68,45 @@ impl DataPart {
             HandlerHost::start(self.node.clone(), self.handler, lease.clone(), reporter, spawn, options);
         let host = Arc::new(KeptHost { handled: handled.clone(), dir: self.dir });
         let config = AgentConfig::new(self.node, self.registration);
-        let ended = Agent::new(config, control, host, clock, lease, outbox).run(shutdown).await;
+        let agent = Agent::new(config, control, host, clock, lease, outbox);
+        let gossiping = async {
+            match self.gossip {
+                Some(config) => gossip(config, state).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = agent.run(shutdown) => ended,
+            () = gossiping => Ok(()),
+        };
         if tokio::time::timeout(CLOSE_WAIT, handled.close()).await.is_err() {
             tracing::warn!("some duties did not end in {} s; they are left", CLOSE_WAIT.as_secs());
         }
         ended
     }
+}
+
+/// This process as others hear of it: at the address of its API.
+fn gossip_of(checked: &Checked, registration: &RegisterRequest) -> GossipConfig {
+    let (node, addr) = (checked.server.node_id.clone(), registration.addr.clone());
+    GossipConfig {
+        me: Me::Data { node, addr, store_id: registration.store_id.clone() },
+        listen: checked.server.listen,
+        advertise: checked.advertised().to_owned(),
+        seeds: GossipConfig::seeds_of(checked.server.seeds.iter().map(String::as_str)),
+        reach: Reach::default(),
+    }
+}
+
+/// Gossips until it is dropped, and tells the cluster once that is known.
+async fn gossip(config: GossipConfig, mut state: watch::Receiver<Arc<Metadata>>) {
+    let gossip = Gossip::start(config);
+    let founded = state.wait_for(|state| state.founded().is_some()).await;
+    let cluster_id = founded.ok().and_then(|state| Some(state.founded()?.cluster_id.clone()));
+    if let Some(cluster_id) = cluster_id {
+        gossip.set_cluster_id(&cluster_id);
+    }
+    std::future::pending().await
 }
 
 /// A handler's host whose generation is kept on disk, with the directory's free bytes where the handler names none.

@@ -206,8 +206,9 @@ async fn run(
 ) -> Option<Arc<ServerError>> {
     let Begun { running, listener, part, control, refused, router: _router } = begun;
     let (stop_data, stop_serving) = (CancellationToken::new(), CancellationToken::new());
-    let data = tokio::spawn(be_data_node(part, control, refused, stop_data.clone()));
     let node = running.node.clone();
+    let state = running.state.clone();
+    let data = tokio::spawn(be_data_node(part, control, state, refused, stop_data.clone()));
     let mut serving = tokio::spawn(running.serve(listener, stop_serving.clone()));
     let by_itself = tokio::select! {
         biased;
@@ -240,10 +241,11 @@ async fn run(
 async fn be_data_node(
     part: DataPart,
     control: ControlClient,
+    state: watch::Receiver<Arc<Metadata>>,
     refused: watch::Sender<Option<String>>,
     stopping: CancellationToken,
 ) {
-    let why = match tokio::spawn(part.run(control, stopping)).await {
+    let why = match tokio::spawn(part.run(control, state, stopping)).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
         Err(error) => format!("its handler failed: {error}"),

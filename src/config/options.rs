@@ -47,6 +47,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         None,
         "How many control nodes form the first cluster [default: distinct seeds, itself included]",
     ),
+    option(
+        "gossip",
+        "on|off",
+        Some("on"),
+        "Gossip on the peer listener's port, UDP: finds nodes from any one address, hears of nodes that the leader can't hear",
+    ),
     option("num-shards", "N", Some("64"), "Shards, 1 to 1048576; fixed at bootstrap"),
     option("replication-factor", "N", Some("3"), "Copies wanted of each shard, 1 to 7; fixed at bootstrap"),
     option(
@@ -78,7 +84,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(
         "log",
         "FILTER",
-        Some("info,openraft=warn,sled=warn"),
+        Some("info,openraft=warn,sled=warn,chitchat=warn"),
         "What is logged to stderr, such as `info` or `ruvector_cluster=debug,warn`",
     ),
     option("log-format", "FORMAT", Some("text"), "`text` or `json`"),

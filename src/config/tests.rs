@@ -59,6 +59,15 @@ fn an_error_names_the_key_as_it_was_typed() {
     assert_eq!(refused(&[("heartbeat-interval", "3s")], &[], None).key, "--heartbeat-interval");
     assert_eq!(refused(&[("election-timeout", "50ms")], &[], None).key, "--election-timeout");
     assert_eq!(refused(&[("log-format", "xml")], &[], None).key, "--log-format");
+    assert_eq!(refused(&[], &[("RUVECTOR_CLUSTER_GOSSIP", "yes")], None).key, "RUVECTOR_CLUSTER_GOSSIP");
+}
+
+#[test]
+fn gossip_is_on_unless_it_is_switched_off() {
+    let of = |flags: &[(&str, &str)], file| Config::from_sources(&sources(flags, &[], file)).unwrap().gossip;
+    assert!(of(&[], None));
+    assert!(!of(&[("gossip", "off")], None));
+    assert!(!of(&[], Some("gossip = \"off\"")));
 }
 
 #[test]

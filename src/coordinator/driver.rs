@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::decide::{Decision, Scope, decide};
 use crate::liveness::{Beat, Committed, Grant};
 use crate::metadata::{Envelope, Metadata, Outcome};
-use crate::soft::{Now, Soft};
+use crate::soft::{HeardOf, Now, Soft};
 use rounds::Driver;
 
 pub use aside::aside;
@@ -96,6 +96,8 @@ struct Shared {
     leading: Mutex<Option<Leading>>,
     /// Something was heard that a decision may rest on.
     heard: Notify,
+    /// Whom gossip tells of, whoever leads. Locked for a moment, and behind `leading` where both are.
+    heard_of: Mutex<HeardOf>,
 }
 
 struct Leading {
@@ -122,8 +124,8 @@ impl Coordinator {
         shutdown: CancellationToken,
         planner: Planner,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let shared =
-            Arc::new(Shared { control, published, clock, leading: Mutex::new(None), heard: Notify::new() });
+        let (leading, heard, heard_of) = (Mutex::new(None), Notify::new(), Mutex::default());
+        let shared = Arc::new(Shared { control, published, clock, leading, heard, heard_of });
         let driver = Driver { shared: shared.clone(), planner };
         let task = async move {
             shutdown.run_until_cancelled(driver.run()).await;
@@ -177,6 +179,22 @@ impl Coordinator {
                 leading.soft.observe_report(node, report, boot_ms);
             }
         }
+    }
+
+    /// Gossip tells who is alive, instead of what it told before. It is taken in whoever leads, for when this node does.
+    pub fn observe_gossip(&self, heard_of: HeardOf) {
+        let mut leading = self.shared.leading();
+        if let Some(leading) = leading.as_mut() {
+            leading.soft.heard_of = heard_of.clone();
+        }
+        *self.shared.heard_of() = heard_of;
+        drop(leading);
+        self.shared.heard.notify_one();
+    }
+
+    /// Whom gossip tells this control node of, whether or not it leads.
+    pub fn heard_of(&self) -> HeardOf {
+        self.shared.heard_of().clone()
     }
 
     /// What this leader knows beyond the replicated state; none elsewhere.
@@ -257,6 +275,10 @@ impl Shared {
     fn leading(&self) -> MutexGuard<'_, Option<Leading>> {
         // Nothing in here is left half done by a panic: each use is one assignment or one call of a pure function.
         self.leading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard_of(&self) -> MutexGuard<'_, HeardOf> {
+        self.heard_of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Now {

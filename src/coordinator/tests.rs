@@ -90,6 +90,37 @@ fn a_dead_node_fails_over_by_its_lease_and_is_rebuilt_after_the_grace() {
     assert_eq!(world.copies()[3], 64, "the other node of its rack holds its copies");
 }
 
+/// Others hear it: what can't wait goes as it does for a dead node, and its copies are not rebuilt while that lasts.
+#[test]
+fn being_heard_by_others_delays_rebuilding_and_nothing_else() {
+    let urgent = |world: &World| {
+        let is_urgent = |change: &&Change| matches!(change, Change::Down { .. } | Change::Failover { .. });
+        world.decided.iter().filter(is_urgent).cloned().collect::<Vec<Change>>()
+    };
+    let (mut dead, mut heard) = (settled(), settled());
+    heard.soft.heard_of = [(id("d1"), "store-d1".to_owned())].into_iter().collect();
+    for world in [&mut dead, &mut heard] {
+        world.kill("d1");
+        world.run_ms(4_200 + TICK_MS);
+    }
+    assert!(!urgent(&dead).is_empty());
+    assert_eq!(urgent(&dead), urgent(&heard));
+    dead.settle_within(40_000);
+    heard.run_ms(600_000);
+    let migrates = |world: &World| {
+        let is_copying = |change: &&Change| matches!(change, Change::Migrate(ask) if ask.kind != Some(MigrationKind::Promote));
+        world.decided.iter().filter(is_copying).count()
+    };
+    assert_eq!((migrates(&heard), heard.copies()[0]), (0, 32));
+    assert!(migrates(&dead) > 0);
+
+    // Another store under its name is somebody else.
+    heard.soft.heard_of = [(id("d1"), "store-other".to_owned())].into_iter().collect();
+    heard.settle();
+    heard.assert_whole();
+    assert_eq!(heard.copies()[0], 0);
+}
+
 #[test]
 fn a_node_that_comes_back_in_time_keeps_its_copies() {
     let mut world = settled();

@@ -22,6 +22,8 @@ pub struct NodeSoft {
     pub size_bytes: Option<u64>,
     /// When the leader last heard of it, in milliseconds since 1970.
     pub last_heartbeat_ms: Option<u64>,
+    /// Whether gossip tells that it is alive.
+    pub heard_by_gossip: Option<bool>,
 }
 
 /// What only the leader knows of a shard, from its primary.
@@ -67,6 +69,7 @@ pub fn node(state: &Metadata, row: &NodeRow, soft: NodeSoft) -> Node {
         primaries: state.primaries_of(&row.id),
         size_bytes: soft.size_bytes,
         last_heartbeat: soft.last_heartbeat_ms.map(time),
+        heard_by_gossip: soft.heard_by_gossip,
         revision: row.revision,
     }
 }

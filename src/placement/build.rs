@@ -214,6 +214,7 @@ impl Source<'_> {
             (Verdict::Down { .. }, Intent::Maintenance) => NodeUse::Away,
             (Verdict::Down { since_ms }, Intent::Schedulable | Intent::Draining | Intent::Drained) => {
                 let grace_over = self.now_ms >= since_ms.saturating_add(self.policy.down_grace_ms);
+                let is_held_back = is_held_back || self.soft.is_heard_by_others(node);
                 match node.intent {
                     _ if grace_over && !is_held_back => NodeUse::Dead,
                     Intent::Draining | Intent::Drained => NodeUse::Draining,

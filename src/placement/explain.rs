@@ -19,7 +19,7 @@ use super::plan::{Drawn, LoadMoves, PlanOptions, Planned};
 use super::problem::{Action, NodeIndex, Step};
 use super::shares::Shares;
 use super::standing::{Places, Standing, standing};
-use super::words::{Said, Words, at, counted, held_until_ms};
+use super::words::{HEARD_BY_OTHERS, Said, Words, at, counted, held_until_ms};
 use crate::metadata::{Metadata, ShardRow};
 use crate::soft::Soft;
 
@@ -253,6 +253,13 @@ impl<'a> Case<'a> {
 fn keeps_still(code: &str) -> bool {
     matches!(
         code,
-        "levelling_off" | "within_thresholds" | "no_taker" | "others_first" | "down" | "away" | "pinned"
+        "levelling_off"
+            | "within_thresholds"
+            | "no_taker"
+            | "others_first"
+            | "down"
+            | HEARD_BY_OTHERS
+            | "away"
+            | "pinned"
     )
 }

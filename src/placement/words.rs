@@ -21,6 +21,12 @@ use crate::soft::Soft;
 /// Most nodes that a sentence names; the rest is counted.
 const MAX_NAMED: usize = 4;
 
+/// The code of a node that is down while others hear it.
+pub(super) const HEARD_BY_OTHERS: &str = "heard_by_others";
+
+/// What that comes to.
+const HEARD_MEANS: &str = "its copies are not rebuilt while that lasts; drain or delete it to rebuild them";
+
 /// A code and what it means here.
 pub(super) type Said = (&'static str, String);
 
@@ -95,12 +101,14 @@ impl<'a> Words<'a> {
         zone.map_or("the nodes without a zone".to_owned(), |zone| format!("zone {zone}"))
     }
 
-    /// When the copies of a node that is down begin to be replaced; none where that is not by time alone.
+    /// When the copies of a node that is down begin to be replaced; none where that is not by time alone: in maintenance, and
+    /// while others hear the node.
     pub(super) fn replaced_from_ms(&self, row: &NodeRow) -> Option<u64> {
         let Verdict::Down { since_ms } = row.verdict else { return None };
         let grace_over_ms = since_ms.saturating_add(self.policy.down_grace_ms);
         let held_until_ms = held_until_ms(self.metadata, self.policy, self.now_ms).unwrap_or(0);
-        (row.intent != Intent::Maintenance).then_some(grace_over_ms.max(held_until_ms))
+        let is_by_time = row.intent != Intent::Maintenance && !self.soft.is_heard_by_others(row);
+        is_by_time.then_some(grace_over_ms.max(held_until_ms))
     }
 
     /// What the node's use is, where it is not simply open.
@@ -115,6 +123,9 @@ impl<'a> Words<'a> {
             row.maintenance_until_ms.map_or(String::new(), |until_ms| format!(" until {}", at(until_ms)));
         Some(match spec.usage {
             NodeUse::Dead => ("down", format!("{down}, for good as far as placement goes")),
+            NodeUse::Away if row.intent != Intent::Maintenance && self.soft.is_heard_by_others(row) => {
+                (HEARD_BY_OTHERS, format!("{down}, but other nodes hear it: {HEARD_MEANS}"))
+            }
             NodeUse::Away => match self.replaced_from_ms(row) {
                 None => ("away", format!("{down}, in maintenance{until}")),
                 Some(from_ms) => ("down", format!("{down}; its copies are rebuilt from {} on", at(from_ms))),
@@ -326,6 +337,7 @@ impl<'a> Words<'a> {
 fn of_many(code: &str) -> &'static str {
     match code {
         "down" => "are down",
+        HEARD_BY_OTHERS => "are down, but other nodes hear them",
         "away" => "are in maintenance",
         "draining" => "are being drained",
         "no_capacity" => "have capacity 0",

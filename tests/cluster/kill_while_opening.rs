@@ -22,7 +22,7 @@ async fn registered(cluster: &ControlCluster) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_killed_while_it_opens_finds_its_state_unchanged() {
     let flags = ["--failure-timeout", "600s", "--heartbeat-interval", "60s"].map(str::to_owned).to_vec();
-    let mut cluster = ControlCluster::prepare(Options { count: 1, num_shards: 16, flags });
+    let mut cluster = ControlCluster::prepare(Options { count: 1, flags, ..Options::default() });
     cluster.spawn(0);
     cluster.wait_for_leader().await;
     for n in 0..NODES {

@@ -7,6 +7,7 @@ mod support;
 
 mod bootstrap;
 mod fencing;
+mod gossip;
 mod hundred_lines;
 mod keys;
 mod kill_while_opening;

@@ -29,6 +29,14 @@ pub(crate) enum Condition {
     Maintenance,
     /// Down, since [`NOW_MS`].
     Down,
+    /// The same, and an operator empties it.
+    DownAndDraining,
+}
+
+impl Condition {
+    fn is_down(self) -> bool {
+        matches!(self, Self::Down | Self::DownAndDraining)
+    }
 }
 
 /// A data node.
@@ -40,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) capacity: Thousandths,
     pub(crate) capacity_bytes: Option<u64>,
     pub(crate) condition: Condition,
+    /// Gossip tells that it is alive.
+    pub(crate) heard: bool,
 }
 
 impl Node {
@@ -53,6 +63,7 @@ impl Node {
             capacity: Thousandths::ONE,
             capacity_bytes: None,
             condition: Condition::Up,
+            heard: false,
         }
     }
 }
@@ -124,7 +135,7 @@ impl Cluster {
     /// The node comes to be so. Primaries that go down are replaced, as the coordinator would before it plans anything.
     pub(crate) fn set_condition(&mut self, place: usize, condition: Condition) {
         self.nodes[place].condition = condition;
-        let is_up = |node: &usize| self.nodes[*node].condition != Condition::Down;
+        let is_up = |node: &usize| !self.nodes[*node].condition.is_down();
         for copies in self.shards.iter_mut().map(|shard| &mut shard.copies) {
             let heir = copies.iter().position(is_up);
             if let Some(heir) = heir.filter(|_| !is_up(&copies[0])) {
@@ -218,6 +229,10 @@ impl Cluster {
         match node.condition {
             Condition::Up => {}
             Condition::Draining => log.apply(wish(Wish::Drain)),
+            Condition::DownAndDraining => {
+                log.apply(wish(Wish::Drain));
+                log.coordinate(vec![Change::Down { node: id.clone(), incarnation: Incarnation(1) }]);
+            }
             Condition::Maintenance => log.apply(wish(Wish::Maintain { duration_ms: 3_600_000 })),
             Condition::Down => {
                 log.coordinate(vec![Change::Down { node: id.clone(), incarnation: Incarnation(1) }]);
@@ -251,6 +266,8 @@ impl Cluster {
             };
             soft.observe_heartbeat(&self.id(place), &beat, NOW_MS);
         }
+        let heard = self.nodes.iter().enumerate().filter(|(_, node)| node.heard);
+        soft.heard_of = heard.map(|(place, node)| (self.id(place), format!("store-{}", node.name))).collect();
         soft
     }
 

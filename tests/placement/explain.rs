@@ -296,6 +296,26 @@ fn nodes_that_are_down_say_from_when_on_they_are_replaced() {
 }
 
 #[test]
+fn a_node_that_is_down_while_others_hear_it_says_that_it_is_waited_for_and_what_ends_that() {
+    let mut cluster = cluster(&["", "", "", "", "", ""], &[&[0, 1, 2]]);
+    cluster.set_condition(1, Condition::Down);
+    cluster.nodes[1].heard = true;
+    let told = World::of(&cluster).later(0);
+    assert_eq!((&told.next[..], copy(&told, "b").code.as_str()), (&[][..], "heard_by_others"));
+    let text = "b is down since 1970-01-12T13:46:40Z, but other nodes hear it: its copies are not rebuilt while that lasts; \
+                drain or delete it to rebuild them";
+    assert_eq!(wait(&told, "heard_by_others"), text);
+    assert_says(&told.summary, &["Nothing moves: b is down since", "but other nodes hear it"]);
+
+    cluster.set_condition(1, Condition::DownAndDraining);
+    let told = World::of(&cluster).later(0);
+    assert_eq!(copy(&told, "b").code, "moves_next");
+    cluster.set_condition(1, Condition::Down);
+    cluster.nodes[1].heard = false;
+    assert_eq!(copy(&World::of(&cluster).later(0), "b").code, "moves_next");
+}
+
+#[test]
 fn an_uneven_node_says_what_keeps_its_copies() {
     let on = |node: usize, count: usize| vec![Shard { copies: vec![node], ..Shard::default() }; count];
     let uneven = |a: usize, b: usize| {

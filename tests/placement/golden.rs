@@ -4,7 +4,7 @@
 //! leave nothing to plan. `UPDATE_GOLDEN=1` writes what is below the lines anew: read the diff.
 //!
 //! `copies 3`, `shards 12`, `node a [rack=r1] [zone=z1] [capacity=2] [room=BYTES]`, `shard 0 a b c [bytes=N]` (the primary
-//! first), `drain a`, `maintain a`, `down a`, `up a`, `capacity a 0.5`, `strategy ketama`, `wipe a` (it
+//! first), `drain a`, `maintain a`, `down a`, `up a`, `heard a`, `unheard a` (by gossip), `capacity a 0.5`, `strategy ketama`, `wipe a` (it
 //! comes back empty), `after SECONDS`; `settle` carries a plan out without telling it; `plan` tells it. A plan is made an hour
 //! after the last command, when a node that is down is to be replaced, unless `after` said otherwise.
 
@@ -54,7 +54,14 @@ impl Runner {
                 shard.copies = copies;
                 shard.size_bytes = named.get("bytes").map_or(0, |bytes| number(bytes));
             }
-            ["drain", name] => self.condition(name, Condition::Draining),
+            ["drain", name] => {
+                let node = self.cluster.place_of(name).unwrap();
+                let is_down = self.cluster.nodes[node].condition == Condition::Down;
+                let condition = if is_down { Condition::DownAndDraining } else { Condition::Draining };
+                self.cluster.set_condition(node, condition);
+            }
+            ["heard", name] => self.hear(name, true),
+            ["unheard", name] => self.hear(name, false),
             ["maintain", name] => self.condition(name, Condition::Maintenance),
             ["down", name] => self.condition(name, Condition::Down),
             ["up", name] => self.condition(name, Condition::Up),
@@ -85,6 +92,11 @@ impl Runner {
     fn condition(&mut self, name: &str, condition: Condition) {
         let node = self.cluster.place_of(name).unwrap();
         self.cluster.set_condition(node, condition);
+    }
+
+    fn hear(&mut self, name: &str, heard: bool) {
+        let node = self.cluster.place_of(name).unwrap();
+        self.cluster.nodes[node].heard = heard;
     }
 
     fn plan(&self) -> Planned {

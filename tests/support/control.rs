@@ -19,13 +19,15 @@ pub struct Options {
     pub num_shards: u32,
     /// More flags, for all of them.
     pub flags: Vec<String>,
+    /// Each is given the first one's address as its only seed.
+    pub one_seed: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // Data nodes fail faster than by default, so that a test that waits for it ends sooner.
         let flags = ["--failure-timeout", "2500ms", "--heartbeat-interval", "300ms"];
-        Self { count: 3, num_shards: 16, flags: flags.map(str::to_owned).to_vec() }
+        Self { count: 3, num_shards: 16, flags: flags.map(str::to_owned).to_vec(), one_seed: false }
     }
 }
 
@@ -104,7 +106,8 @@ impl ControlCluster {
 
     /// The flags that control node `node` is started with.
     pub fn server_flags(&self, node: usize) -> Vec<String> {
-        let seeds: Vec<String> = self.nodes.iter().map(|node| node.ports.addr()).collect();
+        let seeds = if self.options.one_seed { &self.nodes[..1] } else { &self.nodes[..] };
+        let seeds: Vec<String> = seeds.iter().map(|node| node.ports.addr()).collect();
         let mut args: Vec<String> = Vec::new();
         let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
         flag("--node-id", self.nodes[node].name.clone());
@@ -112,6 +115,9 @@ impl ControlCluster {
         flag("--data-dir", self.data_dir(node).to_str().unwrap().to_owned());
         flag("--seeds", seeds.join(","));
         flag("--num-shards", self.options.num_shards.to_string());
+        if self.options.one_seed {
+            flag("--bootstrap-expect", self.options.count.to_string());
+        }
         args.extend(self.options.flags.iter().cloned());
         args
     }
@@ -130,6 +136,16 @@ impl ControlCluster {
     pub fn addrs(&self) -> String {
         let addrs: Vec<String> = self.nodes.iter().map(|node| node.ports.addr()).collect();
         addrs.join(",")
+    }
+
+    /// The address of control node `node`.
+    pub fn addr(&self, node: usize) -> String {
+        self.nodes[node].ports.addr()
+    }
+
+    /// Where control node `node` hears its peers, and gossips.
+    pub fn peer_addr(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[node].ports.port + 1_000)
     }
 
     /// How many control nodes there are, running or not.

@@ -6,6 +6,9 @@ use http::{HeaderName, StatusCode, header};
 use crate::clock::{Clock, SystemClock};
 use crate::wire::Problem;
 
+/// On every answer of a control node.
+const CLUSTER_REVISION: HeaderName = HeaderName::from_static("x-cluster-revision");
+
 /// The longest wait that an answer can ask for.
 const MAX_RETRY_AFTER_MS: u64 = 5_000;
 
@@ -41,7 +44,13 @@ pub(super) enum Attempt {
 
 /// What an answer that is no success means.
 pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Attempt {
-    let problem = serde_json::from_slice::<Problem>(body).unwrap_or_else(|_| Problem {
+    let told = serde_json::from_slice::<Problem>(body);
+    let is_refusal = !matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500 | 502..=599);
+    if is_refusal && told.is_err() && !headers.contains_key(CLUSTER_REVISION) {
+        // A data node, say, whose address was given as a control node's: it knows nothing of what it was asked.
+        return Attempt::Silent { why: format!("{status}, and it is no control node") };
+    }
+    let problem = told.unwrap_or_else(|_| Problem {
         r#type: "about:blank".to_owned(),
         title: status.canonical_reason().unwrap_or("").to_owned(),
         status: status.as_u16(),
@@ -51,7 +60,7 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Att
         leader_url: None,
         request_id: String::new(),
     });
-    if !matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500 | 502..=599) {
+    if is_refusal {
         return Attempt::Refused(Box::new(problem));
     }
     // Bounded, so that one odd answer can't put a data node to sleep for longer than its lease.
@@ -99,6 +108,20 @@ mod tests {
         assert_eq!(after("Sun, 06 Nov 1994 08:49:41 GMT", None), Some(0), "by our own clock too");
         assert_eq!(after("soon", now), None);
         assert_eq!(after("-1", now), None);
+    }
+
+    #[test]
+    fn only_a_control_node_refuses() {
+        let is_refused = |headers: &HeaderMap, body: &[u8]| {
+            matches!(judge(StatusCode::NOT_FOUND, headers, body), Attempt::Refused(_))
+        };
+        let mut theirs = HeaderMap::new();
+        assert!(!is_refused(&theirs, b""), "another server's 404");
+        assert!(!is_refused(&theirs, b"{\"error\": \"no such path\"}"));
+        let problem = br#"{"type":"urn:x","title":"t","status":404,"detail":"d","code":"not_found","retryable":false,"request_id":"r"}"#;
+        assert!(is_refused(&theirs, problem));
+        theirs.insert(CLUSTER_REVISION, http::HeaderValue::from_static("7"));
+        assert!(is_refused(&theirs, b""));
     }
 
     #[test]

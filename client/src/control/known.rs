@@ -1,6 +1,7 @@
 //! Which control nodes are known, who answered last, who leads.
 //!
-//! Invariant: the seeds come first and stay; what was learned is replaced whole by what is learned next.
+//! Invariant: the seeds come first and stay; what was learned is replaced whole by what is learned next. Who was only heard of
+//! (by gossip, which anybody may speak) comes last, and is asked when no other answered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,9 @@ use crate::wire::ClusterView;
 
 /// Members that are taken in beside the seeds.
 const MAX_LEARNED: usize = 32;
+
+/// Addresses that were only heard of, at once. Of more some are drawn, so that made-up ones don't keep the others out for ever.
+const MAX_HEARD: usize = 8;
 
 /// Members are asked for no more often, in milliseconds, whatever fails.
 const LOOK_EVERY_MS: u64 = 1_000;
@@ -27,6 +31,8 @@ pub(super) struct Known {
 struct State {
     /// Base URLs: the seeds, then what was learned.
     urls: Vec<Arc<str>>,
+    /// Base URLs of control nodes that were heard of and not learned; numbered behind `urls`.
+    heard: Vec<Arc<str>>,
     preferred: usize,
     leader: Option<Arc<str>>,
     looked_at: Option<Instant>,
@@ -43,8 +49,8 @@ impl Known {
         // Nodes that start together should not all ask the same control node.
         let preferred = usize::try_from(chance::in_range(0..=last)).unwrap_or(0);
         let seeds = urls.len();
-        let (leader, looked_at, looking, is_doubtful) = (None, None, false, false);
-        let state = Mutex::new(State { urls, preferred, leader, looked_at, looking, is_doubtful });
+        let (heard, leader, looked_at, looking, is_doubtful) = (Vec::new(), None, None, false, false);
+        let state = Mutex::new(State { urls, heard, preferred, leader, looked_at, looking, is_doubtful });
         Some(Self { seeds, state })
     }
 
@@ -53,12 +59,11 @@ impl Known {
     }
 
     pub(super) fn url_of(&self, at: usize) -> String {
-        let state = self.state();
-        state.urls[at % state.urls.len()].to_string()
+        self.state().at(at).to_string()
     }
 
     pub(super) fn count(&self) -> usize {
-        self.state().urls.len()
+        self.state().count()
     }
 
     pub(super) fn preferred(&self) -> usize {
@@ -73,34 +78,59 @@ impl Known {
     pub(super) fn round(&self, call: &Call) -> Round {
         let state = self.state();
         let leader = state.leader.as_ref().filter(|_| call.method != Method::GET);
-        let leader = leader.and_then(|url| state.urls.iter().position(|known| known == url));
+        let leader = leader.and_then(|url| state.place_of(url));
         let first = call.first.or(leader).unwrap_or(state.preferred);
-        let count = state.urls.len();
-        Round { first: first % count, count, gone: 0, redirect: None, was_redirected: false }
+        Round::new(first % state.count(), state.urls.len(), state.count())
     }
 
     /// `by` answers.
     pub(super) fn answered(&self, by: usize) {
         let mut state = self.state();
-        state.preferred = by % state.urls.len();
+        state.preferred = by % state.count();
     }
 
     /// `by` could not answer, so it leads no longer, as far as is known.
     pub(super) fn failed(&self, by: usize) {
         let mut state = self.state();
         state.is_doubtful = true;
-        let url = &state.urls[by % state.urls.len()];
-        if state.leader.as_ref() == Some(url) {
+        if state.leader.as_ref() == Some(state.at(by)) {
             state.leader = None;
         }
+    }
+
+    /// Control nodes were heard of, instead of those before; none says nothing.
+    pub(super) fn hear_of(&self, urls: &[String]) {
+        if urls.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        let preferred = state.at(state.preferred).clone();
+        let mut heard: Vec<Arc<str>> = Vec::new();
+        for url in urls.iter().map(|url| base_url(url)) {
+            if !state.urls.contains(&url) && !heard.contains(&url) {
+                heard.push(url);
+            }
+        }
+        while heard.len() > MAX_HEARD {
+            let last = heard.len() as u64 - 1;
+            heard.swap_remove(usize::try_from(chance::in_range(0..=last)).unwrap_or(0));
+        }
+        if !heard.contains(&preferred) && !state.urls.contains(&preferred) {
+            // It answers, whatever is heard of it.
+            heard.push(preferred.clone());
+        }
+        state.heard = heard;
+        state.preferred = state.place_of(&preferred).unwrap_or(0);
     }
 
     /// A control node says who leads; the leader's index, if it can be taken in.
     pub(super) fn led_by(&self, url: &str) -> Option<usize> {
         let (url, mut state) = (base_url(url), self.state());
-        let at = state.urls.iter().position(|known| *known == url);
+        let at = state.place_of(&url);
         let at = at.or_else(|| {
             (state.urls.len() < self.seeds + MAX_LEARNED).then(|| {
+                // Whoever was only heard of is numbered one higher from here.
+                state.preferred += usize::from(state.preferred >= state.urls.len());
                 state.urls.push(url.clone());
                 state.urls.len() - 1
             })
@@ -112,7 +142,7 @@ impl Known {
     /// Takes what a control node says of all.
     pub(super) fn learn(&self, view: &ClusterView) {
         let mut state = self.state();
-        let preferred = state.urls[state.preferred].clone();
+        let preferred = state.at(state.preferred).clone();
         state.urls.truncate(self.seeds);
         let leader = view.leader.as_ref().map(|leader| base_url(&leader.url));
         let members = view.members.iter().map(|member| base_url(&member.client_url)).take(MAX_LEARNED);
@@ -121,8 +151,10 @@ impl Known {
                 state.urls.push(url);
             }
         }
+        let State { urls, heard, .. } = &mut *state;
+        heard.retain(|url| !urls.contains(url));
         state.leader = leader.filter(|url| state.urls.contains(url));
-        let preferred = state.urls.iter().position(|url| *url == preferred);
+        let preferred = state.place_of(&preferred);
         state.preferred = preferred.or(state.leader_at()).unwrap_or(0);
         state.is_doubtful = false;
     }
@@ -148,9 +180,22 @@ impl Known {
 }
 
 impl State {
+    fn count(&self) -> usize {
+        self.urls.len() + self.heard.len()
+    }
+
+    /// By its number, which wraps around.
+    fn at(&self, number: usize) -> &Arc<str> {
+        let number = number % self.count();
+        self.urls.get(number).unwrap_or_else(|| &self.heard[number - self.urls.len()])
+    }
+
+    fn place_of(&self, url: &Arc<str>) -> Option<usize> {
+        self.urls.iter().chain(&self.heard).position(|known| known == url)
+    }
+
     fn leader_at(&self) -> Option<usize> {
-        let leader = self.leader.as_ref()?;
-        self.urls.iter().position(|url| url == leader)
+        self.place_of(self.leader.as_ref()?)
     }
 }
 
@@ -163,10 +208,12 @@ impl Drop for Looking<'_> {
     }
 }
 
-/// One turn over all control nodes, with at most one detour to who is said to lead.
+/// One turn over all control nodes, those that were only heard of last, with at most one detour to who is said to lead.
 #[derive(Debug)]
 pub(super) struct Round {
     first: usize,
+    /// Numbers below are of seeds and of what was learned.
+    known: usize,
     count: usize,
     gone: usize,
     redirect: Option<usize>,
@@ -174,14 +221,30 @@ pub(super) struct Round {
 }
 
 impl Round {
+    fn new(first: usize, known: usize, count: usize) -> Self {
+        Self { first, known, count, gone: 0, redirect: None, was_redirected: false }
+    }
+
     pub(super) fn next(&mut self) -> Option<usize> {
         if let Some(leader) = self.redirect.take() {
             return Some(leader);
         }
         (self.gone < self.count).then(|| {
             self.gone += 1;
-            (self.first + self.gone - 1) % self.count
+            self.number(self.gone - 1)
         })
+    }
+
+    fn number(&self, turn: usize) -> usize {
+        if self.first < self.known {
+            return if turn < self.known { (self.first + turn) % self.known } else { turn };
+        }
+        // One that was only heard of answered last: it is asked first, and the others in their order.
+        match turn {
+            0 => self.first,
+            _ if turn <= self.first => turn - 1,
+            _ => turn,
+        }
     }
 
     pub(super) fn redirect(&mut self, leader: usize) {
@@ -233,6 +296,43 @@ mod tests {
         assert_eq!((round.next(), round.next()), (Some(2), Some(2)));
         round.redirect(1);
         assert_eq!((round.next(), round.next()), (Some(0), None), "no second detour");
+    }
+
+    fn order(known: &Known, call: &Call) -> Vec<String> {
+        let mut round = known.round(call);
+        std::iter::from_fn(|| round.next()).map(|at| known.url_of(at)).collect()
+    }
+
+    #[tokio::test]
+    async fn who_was_only_heard_of_is_asked_when_no_other_answered() {
+        let known = known();
+        known.hear_of(&["http://h:8".to_owned(), "http://h:1".to_owned(), "http://h:9".to_owned()]);
+        let second = Call::get("/v1/x").at(1);
+        assert_eq!(order(&known, &second), ["http://h:2", "http://h:1", "http://h:8", "http://h:9"]);
+        known.led_by("http://h:3");
+        assert_eq!(
+            order(&known, &second),
+            ["http://h:2", "http://h:3", "http://h:1", "http://h:8", "http://h:9"]
+        );
+        known.answered(4);
+        let any = Call::get("/v1/x");
+        let after = ["http://h:9", "http://h:1", "http://h:2", "http://h:3", "http://h:8"];
+        assert_eq!(order(&known, &any), after, "one that answered is asked first");
+        known.led_by("http://h:4");
+        assert_eq!(known.url_of(known.preferred()), "http://h:9");
+        known.hear_of(&["http://h:7".to_owned()]);
+        assert_eq!(known.url_of(known.preferred()), "http://h:9", "it answers");
+        assert_eq!(order(&known, &any).len(), 6);
+        known.hear_of(&[]);
+        assert_eq!(order(&known, &any).len(), 6, "to hear of nobody says nothing");
+    }
+
+    #[tokio::test]
+    async fn what_is_heard_does_not_grow_the_list_for_ever() {
+        let known = known();
+        let urls: Vec<String> = (0..1_000).map(|port| format!("http://h:{}", 10_000 + port)).collect();
+        known.hear_of(&urls);
+        assert_eq!(known.count(), 2 + MAX_HEARD);
     }
 
     #[tokio::test]

@@ -80,6 +80,7 @@ fn registered(id: &NodeId, at: &MapNode) -> WatchChange {
         primaries: 0,
         size_bytes: None,
         last_heartbeat: None,
+        heard_by_gossip: None,
         revision: Revision(11),
     })
 }

@@ -123,6 +123,7 @@ impl Rows {
             primaries: leads.count() as u64,
             size_bytes: None,
             last_heartbeat: None,
+            heard_by_gossip: None,
             revision,
         }
     }

@@ -65,6 +65,10 @@ pub struct Node {
     pub size_bytes: Option<u64>,
     /// Soft: when the leader last heard of it.
     pub last_heartbeat: Option<Time>,
+    /// Soft: whether gossip tells that it is alive, with the store that it is registered with. Of a node that is down: the leader
+    /// doesn't hear it and others do, so its copies are not rebuilt meanwhile.
+    #[serde(default)]
+    pub heard_by_gossip: Option<bool>,
     /// Of the row.
     pub revision: Revision,
 }

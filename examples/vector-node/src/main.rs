@@ -12,7 +12,7 @@ use vector_node::options::Options;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,ruvector_core=warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,ruvector_core=warn,chitchat=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use axum::serve::{Listener, ListenerExt};
-use ruvector_cluster_client::node::{self, DataNode, NodeConfig};
+use ruvector_cluster_client::node::{self, DataNode, NodeConfig, NodeGossip};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App};
-use crate::options::Options;
+use crate::options::{Gossip, Options};
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,10 @@ pub async fn run_on(
     config.zone = options.zone;
     config.rack = options.rack;
     config.capacity = options.capacity;
+    config.gossip = match options.gossip {
+        Gossip::On => Some(NodeGossip::at(options.listen)),
+        Gossip::Off => None,
+    };
     let (node, task) = DataNode::open(config, dimensions).await?;
     let app = api::router(App { node, dimensions });
     let server =

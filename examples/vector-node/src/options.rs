@@ -19,7 +19,7 @@ pub struct Options {
     /// The host:port told to others; required where `listen` is unspecified (0.0.0.0).
     #[arg(long)]
     pub advertise: Option<String>,
-    /// Control nodes, host:port, separated by commas.
+    /// Control nodes, host:port, separated by commas. With gossip, one address of any node of the cluster is enough.
     #[arg(long, value_delimiter = ',', required = true)]
     pub coordinators: Vec<String>,
     /// Where its shards are kept; its own.
@@ -37,6 +37,19 @@ pub struct Options {
     /// Share of copies relative to other nodes.
     #[arg(long, value_parser = Thousandths::parse)]
     pub capacity: Option<Thousandths>,
+    /// Whether it gossips, at the UDP port of `listen`: to find control nodes from any node's address, and to be heard of where
+    /// the leader does not hear it.
+    #[arg(long, value_enum, default_value_t = Gossip::On)]
+    pub gossip: Gossip,
+}
+
+/// Whether a node gossips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Gossip {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
 }
 
 impl Options {
@@ -67,6 +80,9 @@ mod tests {
         assert_eq!(options.coordinators.len(), 2);
         assert_eq!(options.capacity, Some(Thousandths(1_500)));
         assert_eq!(options.advertised().unwrap(), "127.0.0.1:7101");
+        assert_eq!(options.gossip, Gossip::On);
+        let quiet = format!("{line} --gossip off");
+        assert_eq!(Options::try_parse_from(quiet.split_whitespace()).unwrap().gossip, Gossip::Off);
     }
 
     #[test]

@@ -206,7 +206,9 @@ impl Driver {
             let boot_ms = self.shared.clock.boot_ms();
             soft.liveness.begin_leading(boot_ms, settings.lease_ms, settings.heartbeat_interval_ms, nodes);
         }
-        *self.shared.leading() = Some(Leading { leadership, soft });
+        let mut leading = self.shared.leading();
+        soft.heard_of = self.shared.heard_of().clone();
+        *leading = Some(Leading { leadership, soft });
     }
 
     /// What is published and heard, read together; none where this node leads no more.

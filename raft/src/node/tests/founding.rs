@@ -69,6 +69,55 @@ async fn flags_that_disagree_are_named_and_nothing_starts() {
     assert!(cluster.running().all(|(_, node)| node.cluster_id().is_none()));
 }
 
+/// Each is given the first one's address alone, and none could know of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_with_one_seed_found_one_cluster_once_they_are_told_of_each_other() {
+    let mut cluster = Cluster::in_memory(3);
+    cluster.adjust = |_, config| {
+        config.seeds.truncate(1);
+        config.bootstrap_expect = Some(3);
+    };
+    cluster.start_all(&[0, 1, 2]).await;
+    eventually("the first says how many it found", async || {
+        matches!(&*cluster.node(0).phase().borrow(), Phase::Waiting { why } if why.starts_with("1 of 3"))
+    })
+    .await;
+    let all: Vec<String> = (0..3).map(|at| cluster.client(at)).collect();
+    for at in 0..3 {
+        cluster.node(at).set_more_seeds(all.clone());
+    }
+    cluster.put("a", "1").await;
+    cluster.converge("a", "1").await;
+    let voters = cluster.node(0).members();
+    assert_eq!(voters.iter().filter(|member| member.role == MemberRole::Voter).count(), 3);
+}
+
+/// Two clusters by their seeds; a newcomer is told of both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_node_joins_whom_it_is_told_of_where_no_seed_answers_and_its_seeds_come_first() {
+    let mut cluster = Cluster::in_memory(4);
+    cluster.adjust = |at, config| {
+        let own = config.client_url.trim_start_matches("http://").to_owned();
+        config.seeds = match at {
+            0 | 1 => vec![own],
+            2 => vec!["127.0.0.1:7001".to_owned()],
+            _ => vec!["127.0.0.1:1".to_owned()],
+        };
+    };
+    cluster.start_all(&[0, 1]).await;
+    let founded = async |at: usize| cluster.node(at).cluster_id().is_some();
+    eventually("both are founded", async || founded(0).await && founded(1).await).await;
+    let first = cluster.client(0);
+    cluster.start_all(&[2, 3]).await;
+    for at in [2, 3] {
+        cluster.node(at).set_more_seeds(vec![first.clone()]);
+    }
+    for (at, whose) in [(2, 1), (3, 0)] {
+        eventually("it has joined", async || cluster.node(at).cluster_id().is_some()).await;
+        assert_eq!(cluster.node(at).cluster_id(), cluster.node(whose).cluster_id(), "n{at}");
+    }
+}
+
 async fn one_cluster_is_founded_by(size: usize, order: &[usize], adjust: fn(usize, &mut NodeConfig)) {
     for descending in [true, false] {
         for _ in 0..3 {

@@ -61,6 +61,7 @@ impl Control {
             advertise: None,
             peer_advertise: None,
             seeds: Vec::new(),
+            gossip: false,
             bootstrap_expect: None,
             settings: Settings {
                 num_shards: NUM_SHARDS,
@@ -80,6 +81,7 @@ impl Control {
             rows: Arc::new(self.rows.clone()),
             transport: net.transport(&self.host),
             clock: self.clock.clone(),
+            gossip: None,
             open,
             compaction: Compaction::default(),
             seed: Some(seed),
