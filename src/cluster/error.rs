@@ -84,6 +84,12 @@ pub enum ClusterError {
     NoAnswer(#[source] ControlError),
 }
 
+/// An error with its causes, in one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 impl From<ControlError> for ClusterError {
     fn from(error: ControlError) -> Self {
         match error {

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::config::Checked;
 use super::embedded::DataPart;
+use super::error::with_causes;
 use super::own::{Held, OwnFirst, OwnRouter};
 use super::{ClusterError, Result};
 use crate::metadata::{Metadata, Settings};
@@ -247,7 +248,7 @@ async fn be_data_node(
 ) {
     let why = match tokio::spawn(part.run(control, state, stopping)).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
+        Ok(Err(error)) => with_causes(&error),
         Err(error) => format!("its handler failed: {error}"),
     };
     tracing::error!(why, "this process is no data node any more");

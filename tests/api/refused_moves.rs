@@ -129,7 +129,7 @@ async fn a_rack_that_has_its_copy(asked: &Asked<'_>) {
     let replica = row["replicas"][0].as_str().unwrap().to_owned();
     let rack = format!("r{}", replica.trim_start_matches('d'));
     let body = json!({"addr": "y.invalid:1", "store_id": "s-same", "rack": rack});
-    call(api, "PUT", "/v1/nodes/same", Some(body), 200).await;
+    let run = call(api, "PUT", "/v1/nodes/same", Some(body), 200).await.body["incarnation"].clone();
     let taken = format!("rack {rack} has the 1 copy that it may have, on {replica}");
     let could = format!("what could take it: {}", asked.free);
     asked.is_refused("same", 422, "invalid", &[&taken, &could]).await;
@@ -141,20 +141,24 @@ async fn a_rack_that_has_its_copy(asked: &Asked<'_>) {
     let instead = json!({"shard": asked.shard, "from": replica, "to": "same"});
     let id = call(api, "POST", "/v1/migrations", Some(instead), 202).await.body["id"].clone();
     call(api, "DELETE", &format!("/v1/migrations/{id}"), None, 202).await;
-    a_move_inside_a_crowded_rack(asked, &replica).await;
+    a_move_inside_a_crowded_rack(asked, &replica, &run).await;
 }
 
 /// Two copies share a rack already: a move from one of them to a third node there changes nothing about that, and is an operator's way
-/// off a bad disk.
-async fn a_move_inside_a_crowded_rack(asked: &Asked<'_>, replica: &str) {
+/// off a bad disk. `run` is that of `same`, which has to be kept alive, and to say that what the cancelled migration left there is gone.
+async fn a_move_inside_a_crowded_rack(asked: &Asked<'_>, replica: &str, run: &Value) {
     let api = &asked.served.api;
     for node in [replica, asked.primary.as_str(), "same"] {
         call(api, "PATCH", &format!("/v1/nodes/{node}"), Some(json!({"rack": "shared"})), 200).await;
     }
     let body = json!({"shard": asked.shard, "to": "same"});
+    let beat = json!({"incarnation": run, "installed_revision": 1_000_000, "shards": []});
+    let gone =
+        json!({"incarnation": run, "reports": [{"shard": asked.shard, "epoch": 999, "retired": true}]});
     let moved = async || {
+        call(api, "POST", "/v1/nodes/same/heartbeat", Some(beat.clone()), 200).await;
+        call(api, "POST", "/v1/nodes/same/reports", Some(gone.clone()), 200).await;
         let asked = api.send("POST", "/v1/migrations", &[], Some(&body)).await?;
-        // What the cancelled one left there goes first.
         if asked.status == 202 { Ok(asked.body["id"].clone()) } else { Err(asked.body.to_string()) }
     };
     let id = wait_for("the move inside the rack", DEADLINE, moved).await;

@@ -1,10 +1,15 @@
 //! Each snippet of the origin's README, as it stands there but for the addresses, against a live cluster of three.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use ruvector_cluster::client::clock::{Clock, SystemClock};
+use ruvector_cluster::{Cluster, ClusterConfig, ClusterError, ClusterHealth, HealthStatus};
+use ruvector_cluster::{Node, NodeId, NodeStatus, Shard, ShardId, ShardStatus};
+
 use crate::support::DEADLINE;
 use crate::{Places, settled};
-
-use ruvector_cluster::client::clock::{Clock, SystemClock};
-use ruvector_cluster::{Cluster, ClusterConfig, HealthStatus, NodeId, NodeStatus, ShardId};
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -72,6 +77,33 @@ async fn look(cluster: &Cluster) -> Done {
     }
 
     Ok(())
+}
+
+/// The types that stand there, field by field and method by method: compiled, not run.
+#[allow(dead_code, reason = "that it compiles is the test")]
+async fn types(
+    cluster: Cluster,
+    config: ClusterConfig,
+    node: Node,
+    shard: Shard,
+) -> Result<(), ClusterError> {
+    let _: (String, SocketAddr, Vec<SocketAddr>) = (config.node_id, config.listen_addr, config.seeds);
+    let _: (usize, usize) = (config.replication_factor, config.num_shards);
+    let _: (Duration, Duration) = (config.heartbeat_interval, config.failure_timeout);
+    let _: (String, SocketAddr, NodeStatus) = (node.id, node.addr, node.status);
+    let _: (Vec<ShardId>, DateTime<Utc>) = (node.shards, node.last_heartbeat);
+    let _: (ShardId, NodeId, Vec<NodeId>) = (shard.id, shard.primary, shard.replicas);
+    let _: (ShardStatus, u64) = (shard.status, shard.size_bytes);
+    let _: () = cluster.start().await?;
+    let _: Vec<Node> = cluster.nodes().await?;
+    let _: (usize, bool) = (cluster.node_count().await, cluster.is_leader().await);
+    let shard: ShardId = cluster.get_shard_for_key("a key")?;
+    let nodes: Vec<Node> = cluster.get_shard_nodes(shard).await?;
+    let target: &NodeId = &nodes[0].id;
+    let _: () = cluster.migrate_shard(shard, target).await?;
+    let _: ClusterHealth = cluster.health().await?;
+    let _: () = cluster.rebalance().await?;
+    cluster.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
