@@ -1,6 +1,6 @@
 //! Three processes on this machine, each with a control node inside, that form one cluster: no server to install.
 //!
-//!     cargo run --example embedded
+//!     scripts/embedded.sh        (or, as any example: cargo run --example embedded)
 //!
 //! The first process then looks around and moves a shard. Everything ends by itself, or by Ctrl-C, and
 //! the files go with it. With three addresses (`-- 127.0.0.1:7001 ...`) it uses those; their ports + 1000 are for Raft.

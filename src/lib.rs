@@ -35,8 +35,8 @@
 //! }
 //! ```
 //!
-//! With `seeds` (the `listen_addr` of the others) the same lines on three machines make a cluster of three. `cargo run --example
-//! embedded` is that, as three processes on this machine.
+//! With `seeds` (the `listen_addr` of the others) the same lines on three machines make a cluster of three. `scripts/embedded.sh` is
+//! that, as three processes on this machine.
 //!
 //! # The model
 //!
