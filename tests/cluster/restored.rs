@@ -44,16 +44,9 @@ fn said(output: &Output) -> String {
 /// Moves every other shard away from its primary: afterwards the backup's map is wrong about those.
 async fn move_shards(cluster: &ControlCluster) {
     let api = cluster.any();
-    let map: ShardMap = cluster.map().await;
-    for (shard, row) in map.shards.iter().enumerate().step_by(2) {
-        let spare =
-            map.nodes.keys().find(|node| row.primary.as_ref() != Some(node) && !row.replicas.contains(node));
-        let Some(to) = spare else { continue };
-        wait_for("a move to be taken", DEADLINE, async || {
-            let answer = api.post("/v1/migrations", &json!({"shard": shard, "to": to})).await?;
-            if answer.status == 202 { Ok(()) } else { Err(format!("{answer:?}")) }
-        })
-        .await;
+    let before = cluster.map().await;
+    for shard in (0..SHARDS).step_by(2) {
+        wait_for("a move to be taken", DEADLINE, async || move_shard(&api, shard, &before).await).await;
     }
     wait_for("all moves to end", DEADLINE * 2, async || {
         let active: Value = api.get_as("/v1/migrations?active=true").await?;
@@ -64,6 +57,21 @@ async fn move_shards(cluster: &ControlCluster) {
         }
     })
     .await;
+}
+
+/// Asks for a move of a shard away from its primary of before. The map is read each time: levelling moves copies too, and a request
+/// whose answer was late may have been carried out.
+async fn move_shard(api: &Api, shard: u32, before: &ShardMap) -> Result<(), String> {
+    let map: ShardMap = api.get_as("/v1/map").await?;
+    let row = &map.shards[shard as usize];
+    if row.primary != before.shards[shard as usize].primary {
+        return Ok(());
+    }
+    let spare =
+        map.nodes.keys().find(|node| row.primary.as_ref() != Some(node) && !row.replicas.contains(node));
+    let to = spare.ok_or("no node is without a copy")?;
+    let answer = api.post("/v1/migrations", &json!({"shard": shard, "to": to})).await?;
+    if answer.status == 202 { Ok(()) } else { Err(format!("{answer:?}")) }
 }
 
 /// All control nodes lose their disks, and the first gets a directory from the backup.
