@@ -1,42 +1,62 @@
 #!/usr/bin/env bash
-# What migrations cost, measured on the real binaries: a cluster on loopback under a steady load of writes, reads and searches, whose
-# primaries are moved one after the other, then killed and paused. Exits with 1 if a request failed while primaries moved, or any vector
-# was lost, duplicated, stale, or answered under an epoch that had ended; goals of time that are missed are named.
-#   scripts/bench.sh migration [--migrations N] [--vectors N] [--load N]
-#                                   100 primaries, 10,000 vectors a shard, 35 percent of what the machine bears
+# Measures the built binaries on this machine, etcd beside them in the same run; installs what is missing. Without a part, all parts.
+#   scripts/bench.sh writes       labels of 1,000 data nodes on three control nodes, beside etcd's puts: wrk at 1, 64, 256 connections
+#   scripts/bench.sh reads        a shard at 64 connections: stale, linearizable; beside etcd's ranges and a bare axum handler
+#   scripts/bench.sh failover     the leader killed 20 times, and asked to hand over 20 times; beside etcd
+#   scripts/bench.sh steady       10 minutes of full load: exits with 1 if there was an election or a request failed
+#   scripts/bench.sh migration    primaries that move under load: exits with 1 if a request failed, or anything was lost, stale or twice
+# Options: --rounds N and --seconds N (writes, reads), --minutes N (steady), --migrations N, --vectors N, --load PERCENT (migration).
+# Missed goals are named, and do not fail the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
 . scripts/local-nodes.sh
 
-usage() { printf 'usage: scripts/bench.sh migration [--migrations N] [--vectors N] [--load PERCENT]\n'; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' scripts/bench.sh; }
+
+part=all
 case "${1-}" in
-    migration) shift ;;
-    --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
+    writes | reads | failover | steady | migration) part=$1 && shift ;;
+    --help) usage && exit 0 ;;
+    '' | --*) ;;
+    *) usage >&2 && exit 2 ;;
 esac
-options=()
+control=() steady=() migration=()
 while [ $# -gt 0 ]; do
+    case "${2-}" in '' | *[!0-9]*) usage >&2 && exit 2 ;; esac
     case "$1" in
-        --migrations | --vectors | --load)
-            case "${2-}" in '' | *[!0-9]*) usage >&2; exit 2 ;; esac
-            options+=("$1" "$2")
-            shift 2
-            ;;
-        *) usage >&2; exit 2 ;;
+        --rounds | --seconds) control+=("$1" "$2") ;;
+        --minutes) steady+=("$1" "$2") ;;
+        --migrations | --vectors | --load) migration+=("$1" "$2") ;;
+        *) usage >&2 && exit 2 ;;
     esac
+    shift 2
 done
 
 need_toolchain
+wants() { [ "$part" = all ] || [ "$part" = "$1" ]; }
+packages=(-p ruvector-cluster)
+if [ "$part" != migration ]; then
+    command -v wrk >/dev/null || apt_install wrk
+    if [ "$part" != steady ]; then command -v etcd >/dev/null || apt_install etcd-server; fi
+    packages+=(-p ruvector-cluster-bench)
+fi
+if wants migration; then packages+=(-p vector-node); fi
 say "building in release (minutes the first time)"
-cargo build --release --locked -p ruvector-cluster -p vector-node
+cargo build --release --locked "${packages[@]}"
 bin="${CARGO_TARGET_DIR:-target}/release"
 
 begin_work bench
-
 status=0
-"$bin/bench-migration" --bin-dir "$bin" --work-dir "$work" ${options[@]+"${options[@]}"} || status=$?
-if [ "$status" = 0 ]; then
+# run PROGRAM ARGUMENT...: a later part runs also where an earlier one failed.
+run() { "$bin/$1" "${@:2}" --bin-dir "$bin" --work-dir "$work" || status=$?; }
+
+for each in writes reads failover; do
+    if wants "$each"; then run bench-control "$each" ${control[@]+"${control[@]}"}; fi
+done
+if wants steady; then run bench-control steady ${steady[@]+"${steady[@]}"}; fi
+if wants migration; then
+    run bench-migration ${migration[@]+"${migration[@]}"}
     say "what a route by the cached map costs (builds the first time)"
     cargo bench --locked -p ruvector-cluster-client --bench route -- --table || status=$?
 fi

@@ -263,13 +263,10 @@ impl Liveness {
         Some(lease.incarnation)
     }
 
-    /// Nodes unheard for more than two heartbeats. Shown, never acted on. Ascending.
-    pub fn suspects(&self, now_ms: u64) -> impl Iterator<Item = &NodeId> {
+    /// Whether the node is unheard for more than two heartbeats. Shown, never acted on.
+    pub fn is_suspect(&self, node: &NodeId, now_ms: u64) -> bool {
         let after_ms = self.heartbeat_interval_ms.saturating_mul(SUSPECT_AFTER_HALF_BEATS) / 2;
-        self.nodes
-            .iter()
-            .filter(move |(_, lease)| has_passed(lease.heard_ms, after_ms, now_ms))
-            .map(|(node, _)| node)
+        self.nodes.get(node).is_some_and(|lease| has_passed(lease.heard_ms, after_ms, now_ms))
     }
 
     /// When the next lease ends by the leader's count, if any runs: decisions change then without any event.

@@ -4,7 +4,7 @@
 //! of nodes or shards, so that the number of series is bounded. Gauges are read off the published state when asked for.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -53,6 +53,10 @@ pub struct Levels {
     pub committed: u64,
     /// Highest log index applied here.
     pub applied: u64,
+    /// Syncs of the log's files since this process began.
+    pub log_syncs: u64,
+    /// Entries made durable by them.
+    pub log_entries: u64,
     /// Revision published here.
     pub revision: u64,
     /// Control nodes.
@@ -82,6 +86,8 @@ pub struct Metrics {
     leads: Count,
     committed: Count,
     applied: Count,
+    log_syncs: Counter,
+    log_entries: Counter,
     revision: Count,
     members: Count,
     nodes: Family<Status, Count>,
@@ -113,6 +119,14 @@ impl Default for Metrics {
             Unit::Seconds,
             request_seconds.clone(),
         );
+        let mut counter = |name: &str, help: &str| {
+            let counter: Counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let log_syncs = counter("raft_log_syncs", "Syncs of the log's files");
+        let log_entries =
+            counter("raft_log_entries", "Log entries made durable, several by one sync under load");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Count::default();
             registry.register(name, help, gauge.clone());
@@ -145,6 +159,8 @@ impl Default for Metrics {
             leads,
             committed,
             applied,
+            log_syncs,
+            log_entries,
             revision,
             members,
             nodes,
@@ -180,6 +196,8 @@ impl Metrics {
         self.leads.set(u64::from(levels.leads));
         self.committed.set(levels.committed);
         self.applied.set(levels.applied);
+        self.log_syncs.inner().store(levels.log_syncs, Ordering::Relaxed);
+        self.log_entries.inner().store(levels.log_entries, Ordering::Relaxed);
         self.revision.set(levels.revision);
         self.members.set(levels.members);
         self.migrations.set(levels.active_migrations);
@@ -219,6 +237,7 @@ mod tests {
             "# UNIT ruvector_cluster_http_request_duration_seconds seconds",
             "ruvector_cluster_http_requests_total{method=\"GET\",route=\"/v1/map\",status=\"200\"} 1",
             "ruvector_cluster_raft_term 7",
+            "ruvector_cluster_raft_log_syncs_total 0",
             "ruvector_cluster_raft_is_leader 1",
             "ruvector_cluster_shards{status=\"active\"} 0",
             "ruvector_cluster_gossip_members{kind=\"data\"} 0",

@@ -322,7 +322,7 @@ async fn finish(mut server: tokio::task::JoinHandle<std::io::Result<()>>) -> Res
 }
 
 async fn hand_over(node: &Node) {
-    let leads = node.leadership().borrow().mine.is_some();
+    let leads = node.leads();
     let alone = node.members().len() < 2;
     if leads
         && !alone

@@ -47,8 +47,6 @@ pub struct Soft {
     pub nodes: BTreeMap<NodeId, Arc<SoftNode>>,
     /// How far each active migration is.
     pub progress: BTreeMap<MigrationId, Progress>,
-    /// Nodes whose heartbeats are late. Shown, never acted on.
-    pub suspects: BTreeSet<NodeId>,
     /// Leases as this leader counts them.
     pub liveness: Liveness,
     /// Balancing began and has not reached its stopping threshold.
@@ -165,7 +163,6 @@ impl Soft {
             soft.complete = true;
         }
         soft.held.extend(beat.shards.iter().map(|held| (held.id, *held)));
-        self.suspects.remove(node);
         !soft.complete
     }
 

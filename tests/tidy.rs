@@ -22,6 +22,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("examples/data-node", &["ruvector-cluster-client", "axum"]),
     ("examples/vector-node", &["ruvector-cluster-check", "ruvector-cluster-client", "axum", "ruvector-core"]),
     ("mutants", &[]),
+    ("local", &[]),
+    ("bench", &["axum"]),
     ("check", &["ruvector-cluster-client"]),
     (
         "simulation",

@@ -247,6 +247,12 @@ impl Node {
         self.core.leadership.subscribe()
     }
 
+    /// Whether this node leads, as far as it knows.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.core.leadership.borrow().mine.is_some()
+    }
+
     /// The index that readers see.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
@@ -273,7 +279,7 @@ impl Node {
     /// disk hangs.
     pub async fn shutdown(&self) {
         let core = &self.core;
-        if self.leadership().borrow().mine.is_some()
+        if self.leads()
             && let Err(error) = self.transfer(None).await
         {
             tracing::info!(%error, "stopping without handing over");

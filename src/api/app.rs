@@ -122,12 +122,17 @@ impl App {
 
     /// Whether this control node leads, so that its soft state is the cluster's.
     pub fn leads(&self) -> bool {
-        self.node.leadership().borrow().mine.is_some()
+        self.node.leads()
     }
 
     /// What only the leader knows; None on any other control node.
     pub fn soft(&self) -> Option<Arc<Soft>> {
         self.coordinator.soft().filter(|_| self.leads())
+    }
+
+    /// A short look at that in its place, for an answer about one row; None on any other control node.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Soft) -> T) -> Option<T> {
+        if self.leads() { self.coordinator.look(look) } else { None }
     }
 
     /// Computes a plan, or what is like one, where nothing that is served waits for it.

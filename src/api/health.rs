@@ -224,6 +224,8 @@ fn levels(app: &App) -> Levels {
         leads: app.leads(),
         committed: status.committed.unwrap_or(0),
         applied: status.applied,
+        log_syncs: status.written.syncs,
+        log_entries: status.written.entries,
         revision: state.revision().0,
         members: app.node.members().len() as u64,
         nodes_alive: (state.num_nodes() as u64).saturating_sub(nodes_down),

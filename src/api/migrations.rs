@@ -111,7 +111,7 @@ pub(super) async fn get(
     if linearizable && !row.phase.is_ended() && !app.leads() {
         return Ok(forward::ask_leader(&app, &format!("/v1/migrations/{id}")).await?.into_response());
     }
-    let migration = soft::migration(row, app.soft().as_deref());
+    let migration = soft::migration_now(&app, row);
     answer::tagged(row.revision, answer::ok(state.revision(), &migration))
 }
 
@@ -137,5 +137,5 @@ pub(super) async fn cancel(
     let (revision, _): (Revision, _) = app.propose(write.key, command).await?;
     let state = app.published();
     let row = state.migration(id).ok_or_else(|| gone(id))?;
-    answer::json(StatusCode::ACCEPTED, revision, &soft::migration(row, app.soft().as_deref()))
+    answer::json(StatusCode::ACCEPTED, revision, &soft::migration_now(&app, row))
 }

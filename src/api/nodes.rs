@@ -24,9 +24,9 @@ pub(super) async fn list(State(app): State<Arc<App>>, params: Params) -> answer:
     let page = Page::of(&params)?;
     let after: Option<NodeId> = page.after_parsed()?;
     let state = app.read(&params).await?;
-    let soft = app.soft();
+    let (soft, boot_ms) = (app.soft(), app.clock.boot_ms());
     let rows = state.nodes().filter(|row| after.as_ref().is_none_or(|after| row.id > *after));
-    let nodes = rows.map(|row| soft::node(&state, row, soft.as_deref()));
+    let nodes = rows.map(|row| soft::node(&state, row, soft.as_deref(), boot_ms));
     page.list(state.revision(), "nodes", nodes, |node| node.id.to_string())
 }
 
@@ -40,7 +40,7 @@ pub(super) async fn get(
     let id = node_id(&id)?;
     let state = app.read(&params).await?;
     let row = state.node(&id).ok_or_else(|| ApiError::not_found(format!("data node {id}")))?;
-    let node = soft::node(&state, row, app.soft().as_deref());
+    let node = soft::node_now(&app, &state, row);
     answer::tagged(row.revision, answer::ok(state.revision(), &node))
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn register(
     let state = app.published();
     let founded = founded(&state)?;
     let response = RegisterResponse {
-        node: soft::node(&state, &row, app.soft().as_deref()),
+        node: soft::node_now(&app, &state, &row),
         incarnation: row.incarnation,
         lease_ms: founded.settings.lease_ms,
         heartbeat_interval_ms: founded.settings.heartbeat_interval_ms,
@@ -192,7 +192,7 @@ async fn wish(
 /// The node as it was after the change, also when the request is repeated later.
 fn answer_node(app: &App, (revision, answer): (Revision, Answer)) -> answer::Answer {
     let Answer::Node { node: row } = answer else { return Err(ApiError::unexpected("a change of a node")) };
-    let node: Node = soft::node(&app.published(), &row, app.soft().as_deref());
+    let node: Node = soft::node_now(app, &app.published(), &row);
     answer::tagged(row.revision, answer::ok(revision, &node))
 }
 

@@ -66,7 +66,7 @@ pub(super) async fn get(
     let id = shard_id(&id)?;
     let state = app.read(&params).await?;
     let row = state.shard(id).ok_or_else(|| no_shard(&state, id))?;
-    let shard = soft::shard(&state, row, app.soft().as_deref());
+    let shard = soft::shard_now(&app, &state, row);
     answer::tagged(row.revision, answer::ok(state.revision(), &shard))
 }
 
@@ -92,7 +92,7 @@ pub(super) async fn force_primary(
     let (revision, Answer::Shard { shard: row }) = app.propose(write.key, command).await? else {
         return Err(ApiError::unexpected("a forced primary"));
     };
-    let shard = soft::shard(&app.published(), &row, app.soft().as_deref());
+    let shard = soft::shard_now(&app, &app.published(), &row);
     answer::tagged(row.revision, answer::ok(revision, &shard))
 }
 

@@ -199,11 +199,12 @@ impl Coordinator {
 
     /// What this leader knows beyond the replicated state; none elsewhere.
     pub fn soft(&self) -> Option<Arc<Soft>> {
-        let boot_ms = self.shared.clock.boot_ms();
-        let mut leading = self.shared.leading();
-        let soft = &mut leading.as_mut()?.soft;
-        soft.suspects = soft.liveness.suspects(boot_ms).cloned().collect();
-        Some(Arc::new(soft.clone()))
+        self.heard().map(|(_, soft)| soft)
+    }
+
+    /// A short look at that in its place, without a copy of it all; none elsewhere. Heartbeats wait meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&Soft) -> T) -> Option<T> {
+        self.shared.leading().as_ref().map(|leading| look(&leading.soft))
     }
 
     /// What this leader heard, and the leadership under which it did: what is decided by it is to be proposed under no other.

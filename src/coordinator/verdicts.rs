@@ -40,7 +40,7 @@ impl Verdicts {
         let answering = self.answering(metadata);
         let mut primaries = BTreeMap::new();
         let is_taken_for_down = |node: &NodeId| {
-            let is_late = || soft.liveness.suspects(now.boot_ms).any(|late| late == node);
+            let is_late = || soft.liveness.is_suspect(node, now.boot_ms);
             !answering.is_alive(node) || (is_on(Mutant::FailoverOfLivePrimary) && is_late())
         };
         for node in metadata.nodes().map(|row| &row.id).filter(|node| is_taken_for_down(node)) {

@@ -29,4 +29,4 @@ pub use snapshot::{
     SnapshotStore, SnapshotWriter,
 };
 pub use vote::{SlotError, Slots, VoteFile};
-pub use wal::{AppendDone, Space, Wal, WalError, WalOptions};
+pub use wal::{AppendDone, Space, Wal, WalError, WalOptions, Written};

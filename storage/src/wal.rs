@@ -107,6 +107,15 @@ pub enum Space {
     Full,
 }
 
+/// What an open log has written since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Frames, each made durable by one sync.
+    pub syncs: u64,
+    /// Entries in them.
+    pub entries: u64,
+}
+
 /// How to open a log.
 #[derive(Clone, Debug)]
 pub struct WalOptions {
@@ -164,6 +173,7 @@ struct State {
     /// Bytes of entries that are queued or being written.
     queued_bytes: u64,
     committed_unsaved: bool,
+    written: Written,
     segments: BTreeMap<u64, Segment>,
     failed: Option<WalError>,
     closing: bool,
@@ -214,6 +224,7 @@ impl Wal {
             queue: VecDeque::new(),
             queued_bytes: 0,
             committed_unsaved: false,
+            written: Written::default(),
             segments: recovered.segments,
             failed: None,
             closing: false,
@@ -316,6 +327,11 @@ impl Wal {
         }
         self.shared().wake.notify_one();
         outcome.await.unwrap_or(Err(WalError::Closed))
+    }
+
+    /// What was written since it was opened.
+    pub fn written(&self) -> Written {
+        self.shared().lock().written
     }
 
     /// Remembers that entries up to `index` are committed, with `meta`. Written with a later append, when the log is

@@ -1,7 +1,7 @@
 //! How Raft stands on a node, for people and monitors.
 
 use openraft::async_runtime::WatchReceiver;
-use ruvector_cluster_storage::Space;
+use ruvector_cluster_storage::{Space, Written};
 
 use super::Node;
 use crate::member::MemberInfo;
@@ -31,6 +31,8 @@ pub struct Status {
     pub leader: Option<MemberInfo>,
     /// The disk of the log is full.
     pub disk_full: bool,
+    /// What this process has written to its log.
+    pub written: Written,
 }
 
 impl Node {
@@ -60,6 +62,7 @@ impl Node {
             purged: index(metrics.purged),
             leader: self.core.leader(),
             disk_full: *self.core.space.borrow() == Space::Full,
+            written: self.core.wal.written(),
         }
     }
 }

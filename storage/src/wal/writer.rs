@@ -290,6 +290,8 @@ impl Writer {
             let mut state = shared.lock();
             state.place(&batch, self.active.number, offsets);
             state.queued_bytes -= batch.bytes;
+            state.written.syncs += 1;
+            state.written.entries += batch.entries.len() as u64;
             state.index.evict(shared.options.cache_bytes);
             // The index may already know of a reset that is not on disk.
             let durable = state.index.durable().min(self.written.end());

@@ -9,10 +9,10 @@ use ruvector_cluster_client::ids::{NodeId, ShardId};
 use ruvector_cluster_client::wire::{
     Health, HealthStatus, MapShard, MigrateRequest, Migration, RebalancePolicy, ShardMap,
 };
+use ruvector_cluster_local::processes::{CONTROL_NODES, Processes};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
-use vector_node::local::processes::{CONTROL_NODES, Processes};
 
 /// Anything that is waited for longer has failed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(120);

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ruvector_cluster_client::ids::{NodeId, ShardId};
+use ruvector_cluster_local::narrator::{Narrator, spell};
+use ruvector_cluster_local::processes::Processes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vector_node::local::narrator::{Narrator, spell};
-use vector_node::local::processes::Processes;
 
 use crate::client::DataClient;
 use crate::cluster::{Cluster, led_by};

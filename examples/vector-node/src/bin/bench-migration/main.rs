@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use vector_node::local::interruption::{INTERRUPTED, INTERRUPTED_WITHIN, STOP_WITHIN, interruption};
-use vector_node::local::processes::{Processes, Setup};
+use ruvector_cluster_local::interruption::{INTERRUPTED, INTERRUPTED_WITHIN, STOP_WITHIN, interruption};
+use ruvector_cluster_local::processes::{Processes, Setup};
 
 /// Runs the benchmark on binaries that are built already. `scripts/bench.sh` builds them and calls this.
 #[derive(Debug, Parser)]

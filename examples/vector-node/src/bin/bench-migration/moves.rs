@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ruvector_cluster_client::ids::{Epoch, NodeId, ShardId};
 use ruvector_cluster_client::wire::{Migration, MigrationKind, Phase, Shard};
+use ruvector_cluster_local::processes::Processes;
 use tokio::task::JoinHandle;
-use vector_node::local::processes::Processes;
 
 use crate::client::DataClient;
 use crate::cluster::{Cluster, holds};

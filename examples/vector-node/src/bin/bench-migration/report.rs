@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use vector_node::local::narrator::{count, spell};
+use ruvector_cluster_local::narrator::{count, spell};
 
 use crate::faults::Suffered;
 use crate::moves::Moved;

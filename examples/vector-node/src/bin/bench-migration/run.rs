@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
 use ruvector_cluster_client::ids::NodeId;
+use ruvector_cluster_local::narrator::{Narrator, count, spell};
+use ruvector_cluster_local::processes::Processes;
 use tokio::time::Instant;
-use vector_node::local::narrator::{Narrator, count, spell};
-use vector_node::local::processes::Processes;
 
 use crate::client::DataClient;
 use crate::cluster::Cluster;

@@ -22,9 +22,9 @@ use clap::Parser;
 
 use crate::digits::Digit;
 use crate::script::Demo;
-use vector_node::local::interruption::{INTERRUPTED, INTERRUPTED_WITHIN, STOP_WITHIN, interruption};
-use vector_node::local::narrator::Narrator;
-use vector_node::local::processes::{Processes, Setup};
+use ruvector_cluster_local::interruption::{INTERRUPTED, INTERRUPTED_WITHIN, STOP_WITHIN, interruption};
+use ruvector_cluster_local::narrator::Narrator;
+use ruvector_cluster_local::processes::{Processes, Setup};
 
 /// Runs the demo on binaries that are built already. `scripts/demo.sh` builds them and calls this.
 #[derive(Debug, Parser)]

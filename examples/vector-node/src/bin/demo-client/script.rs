@@ -24,8 +24,8 @@ use crate::load::Load;
 use crate::racks::RackWatch;
 use crate::summary::Summary;
 use crate::verify::verify;
-use vector_node::local::narrator::{Narrator, count, spell};
-use vector_node::local::processes::{CONTROL_NODES, Processes};
+use ruvector_cluster_local::narrator::{Narrator, count, spell};
+use ruvector_cluster_local::processes::{CONTROL_NODES, Processes};
 
 mod even;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ledger::{Operation, Totals};
 use crate::verify::Verified;
-use vector_node::local::narrator::{count, spell};
+use ruvector_cluster_local::narrator::{count, spell};
 
 /// Wrong things are told in words, at most so many of a kind.
 const TOLD: usize = 5;

@@ -16,7 +16,7 @@ use super::{Demo, get, shards_led_by};
 use crate::asked::Spread;
 use crate::data::Nodes;
 use crate::digits::Digit;
-use vector_node::local::narrator::{count, spell};
+use ruvector_cluster_local::narrator::{count, spell};
 
 /// The skewed load counts as known once a node is shown to carry so much more than its share.
 const KNOWN_FACTOR: Thousandths = Thousandths(1_300);

@@ -65,7 +65,8 @@ impl Processes {
         (1..=CONTROL_NODES).map(|n| self.control_addr(n)).collect()
     }
 
-    fn control_addr(&self, n: u16) -> String {
+    /// Where control node `n` listens, started or not.
+    pub fn control_addr(&self, n: u16) -> String {
         format!("127.0.0.1:{}", self.base_port + n)
     }
 
@@ -83,6 +84,24 @@ impl Processes {
         let own = args.map(str::to_owned).into_iter();
         let args = own.chain(self.setup.control_args.iter().cloned()).collect();
         self.start(Node { name, addr, program: self.bin_dir.join("ruvector-cluster"), args, child: None })
+    }
+
+    /// Starts another program, which listens on `addr`; a name that begins with `n` is stopped last.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_program(&mut self, name: &str, addr: &str, program: &Path, args: Vec<String>) -> Result<()> {
+        let (name, addr, program) = (name.to_owned(), addr.to_owned(), program.to_path_buf());
+        self.start(Node { name, addr, program, args, child: None })
+    }
+
+    /// The process id of a node that runs.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, name: &str) -> Result<u32> {
+        let child = self.nodes[self.index(name)?].child.as_ref();
+        Ok(child.with_context(|| format!("{name} does not run"))?.id())
     }
 
     /// Starts vector node `n`, from 1, in `rack`.
@@ -107,7 +126,8 @@ impl Processes {
         format!("127.0.0.1:{}", self.base_port + 100 + n)
     }
 
-    fn folder(&self, name: &str) -> String {
+    /// Where a node keeps its files.
+    pub fn folder(&self, name: &str) -> String {
         self.work_dir.join(name).to_string_lossy().into_owned()
     }
 

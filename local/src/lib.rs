@@ -1,4 +1,4 @@
-//! A cluster as processes on loopback, for the demo and the benchmark: nodes that are started, killed, paused and always ended,
+//! A cluster as processes on loopback, for the demo and the benchmarks: nodes that are started, killed, paused and always ended,
 //! and plain lines with times that say what happens to them. Nothing of a data node is here.
 
 pub mod interruption;
