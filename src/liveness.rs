@@ -172,6 +172,12 @@ impl Liveness {
         self.nodes.insert(node.clone(), NodeLease::counted_from(incarnation, now_ms));
     }
 
+    /// Whether exactly these runs are known; `runs` ascend by node.
+    pub fn knows_just<'a>(&self, mut runs: impl Iterator<Item = (&'a NodeId, Incarnation)>) -> bool {
+        let mut known = self.nodes.iter().map(|(node, lease)| (node, lease.incarnation));
+        known.all(|known| runs.next() == Some(known)) && runs.next().is_none()
+    }
+
     /// Forgets runs that are not registered any more.
     pub fn retain(&mut self, is_registered: impl Fn(&NodeId, Incarnation) -> bool) {
         self.nodes.retain(|node, lease| is_registered(node, lease.incarnation));
@@ -275,9 +281,10 @@ impl Liveness {
         let ends = |lease: &NodeLease| {
             let counts = lease.grants.iter().map(|(_, at_ms)| at_ms.saturating_add(leader_lease_ms));
             let behind = lease.behind.map(|(_, since_ms)| since_ms.saturating_add(self.lease_ms));
-            counts.chain([lease.counted_ms.saturating_add(leader_lease_ms)]).chain(behind).collect::<Vec<_>>()
+            let all = counts.chain([lease.counted_ms.saturating_add(leader_lease_ms)]).chain(behind);
+            all.filter(|at_ms| *at_ms > now_ms).min()
         };
-        self.nodes.values().flat_map(ends).filter(|at_ms| *at_ms > now_ms).min()
+        self.nodes.values().filter_map(ends).min()
     }
 }
 

@@ -252,10 +252,13 @@ impl Soft {
     pub fn observe_state(&mut self, metadata: &Metadata, boot_ms: u64) {
         // A name that was removed and came back counts its runs anew.
         let is_known = |node: &NodeId, run| metadata.node(node).is_some_and(|row| row.incarnation >= run);
-        self.nodes.retain(|node, said| is_known(node, said.incarnation));
-        self.liveness.retain(is_known);
-        for row in metadata.nodes() {
-            self.observe_registration(&row.id, row.incarnation, boot_ms);
+        // Asked many times a second, and mostly nobody came or went. What a node said is there under a run of its lease.
+        if !self.liveness.knows_just(metadata.nodes().map(|row| (&row.id, row.incarnation))) {
+            self.nodes.retain(|node, said| is_known(node, said.incarnation));
+            self.liveness.retain(is_known);
+            for row in metadata.nodes() {
+                self.observe_registration(&row.id, row.incarnation, boot_ms);
+            }
         }
         self.pass_on_loads_of_the_dead(metadata);
         self.progress.retain(|id, _| metadata.migration(*id).is_some_and(|row| !row.phase.is_ended()));

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ruvector_cluster_storage::rows::RowsIter;
@@ -21,6 +22,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::codec::{self, CodecError};
 use crate::types::{LogId, StoredMembership};
+
+/// Between two batches, so that rows which change often are written seldom. A restart applies that much more of the log.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// Where a state stands: the last entry in it, the newest membership, log time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -141,7 +145,7 @@ impl Trail {
         loop {
             self.shared.changed.notified().await;
             match self.write_pending(&wal).await {
-                Ok(Stored::Yes) => {}
+                Ok(Stored::Yes) => tokio::time::sleep(GATHER).await,
                 // sled takes nothing more after an error, and what it has is a whole state. The log has the rest.
                 Ok(Stored::Full) => self.discard().await,
                 Err(error) => return error,

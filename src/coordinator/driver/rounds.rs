@@ -31,6 +31,9 @@ use crate::soft::{Now, Soft};
 /// Least time between two rounds.
 const ROUND_EVERY: Duration = Duration::from_millis(10);
 
+/// And the most that is made of it where rounds take long: what can't wait is put off by no more.
+const ROUND_AT_LEAST_EVERY: Duration = Duration::from_millis(100);
+
 /// All is looked at once so often, whether or not something changed.
 const WHOLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -170,6 +173,7 @@ impl Driver {
         loop {
             let round_began = Instant::now();
             let Some((commands, next_expiry)) = self.decide_urgent(&mut published) else { return };
+            let took = round_began.elapsed();
             patience.is_dirty |= published.borrow().revision() > patience.looked_at;
             if !self.propose_round(leadership, commands, &mut patience).await {
                 // Whatever it was, all is decided anew.
@@ -184,7 +188,8 @@ impl Driver {
             {
                 return;
             }
-            let soonest = round_began + ROUND_EVERY;
+            // To decide takes about a tenth of the time at most, however many nodes there are.
+            let soonest = round_began + (took * 10).clamp(ROUND_EVERY, ROUND_AT_LEAST_EVERY);
             sleep_until(soonest).await;
             let wake = next_expiry.map(|after| round_began + after).into_iter().chain(patience.due()).min();
             let wake = wake.unwrap_or(round_began + WHOLE_EVERY).max(soonest);
@@ -211,15 +216,19 @@ impl Driver {
         *leading = Some(Leading { leadership, soft });
     }
 
-    /// What is published and heard, read together; none where this node leads no more.
-    fn snapshot(&self, published: impl FnOnce() -> Arc<Metadata>) -> Option<Snapshot> {
+    /// Looks at what is published and heard, read together; none where this node leads no more. Heartbeats wait meanwhile.
+    fn look<T>(
+        &self,
+        published: impl FnOnce() -> Arc<Metadata>,
+        look: impl FnOnce(Arc<Metadata>, &Soft, Now) -> T,
+    ) -> Option<T> {
         let now = self.shared.now();
         let mut leading = self.shared.leading();
         let metadata = published();
         let soft = &mut leading.as_mut()?.soft;
         soft.observe_state(&metadata, now.boot_ms);
         soft.stop_granting(&metadata, now.boot_ms);
-        Some(Snapshot { metadata, soft: soft.clone(), now })
+        Some(look(metadata, soft, now))
     }
 
     /// Decides what can't wait; also how long until a lease ends.
@@ -227,17 +236,23 @@ impl Driver {
         &self,
         published: &mut watch::Receiver<Arc<Metadata>>,
     ) -> Option<(Vec<Command>, Option<Duration>)> {
-        let Snapshot { metadata, soft, now } = self.snapshot(|| published.borrow_and_update().clone())?;
-        let decision = decide(&metadata, &soft, now, Scope::Urgent);
-        let next_expiry_ms = soft.liveness.next_expiry_ms(now.boot_ms);
-        let next_expiry =
-            next_expiry_ms.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(now.boot_ms)));
-        Some((decision.commands, next_expiry))
+        self.look(
+            || published.borrow_and_update().clone(),
+            |metadata, soft, now| {
+                let decision = decide(&metadata, soft, now, Scope::Urgent);
+                let next_expiry = soft.liveness.next_expiry_ms(now.boot_ms);
+                let after = |at_ms: u64| Duration::from_millis(at_ms.saturating_sub(now.boot_ms));
+                (decision.commands, next_expiry.map(after))
+            },
+        )
     }
 
     /// Begins to decide what can wait, on the state as it is now; false where this node leads no more.
     fn begin_planning(&self, patience: &mut Patience) -> bool {
-        let Some(snapshot) = self.snapshot(|| self.shared.published.borrow().clone()) else { return false };
+        let copied = |metadata, soft: &Soft, now| Snapshot { metadata, soft: soft.clone(), now };
+        let Some(snapshot) = self.look(|| self.shared.published.borrow().clone(), copied) else {
+            return false;
+        };
         let base = snapshot.metadata.revision();
         (patience.is_dirty, patience.looked_at) = (false, base);
         let planner = self.planner.clone();
