@@ -84,6 +84,8 @@ pub(crate) struct Trail {
 struct Shared {
     pending: Mutex<Pending>,
     changed: Notify,
+    /// Somebody waits for the rows: what is there is not to gather any longer.
+    hurry: Notify,
     /// Held while rows are written: calls on `Rows` are made one at a time.
     rows: tokio::sync::Mutex<Arc<dyn Rows>>,
     /// The index that the rows on disk stand at.
@@ -101,6 +103,7 @@ impl Trail {
         let shared = Shared {
             pending: Mutex::default(),
             changed: Notify::new(),
+            hurry: Notify::new(),
             rows: tokio::sync::Mutex::new(rows),
             stored: watch::Sender::new(stored),
         };
@@ -145,7 +148,8 @@ impl Trail {
         loop {
             self.shared.changed.notified().await;
             match self.write_pending(&wal).await {
-                Ok(Stored::Yes) => tokio::time::sleep(GATHER).await,
+                // Whether it was hurried or not, all that was handed over meanwhile is next.
+                Ok(Stored::Yes) => drop(tokio::time::timeout(GATHER, self.shared.hurry.notified()).await),
                 // sled takes nothing more after an error, and what it has is a whole state. The log has the rest.
                 Ok(Stored::Full) => self.discard().await,
                 Err(error) => return error,
@@ -155,6 +159,7 @@ impl Trail {
 
     /// Waits until everything handed over so far is on disk.
     pub(crate) async fn stored(&self) {
+        self.shared.hurry.notify_one();
         let target = self.shared.lock().pushed;
         let mut stored = self.shared.stored.subscribe();
         // The sender lives in `self`, so that the wait cannot fail.
