@@ -130,22 +130,53 @@ impl Control for ControlledNode {
     }
 }
 
-/// Requests from other control nodes, once the API is there to answer them.
+/// Requests from other control nodes, while the API is there to answer them.
 #[derive(Default)]
-struct Forwarding(Mutex<Option<Router>>);
+struct Forwarding {
+    router: Mutex<Option<Router>>,
+    in_flight: watch::Sender<usize>,
+}
 
 impl Forwarding {
     fn set(&self, router: Option<Router>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = router;
+        *self.router.lock().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    /// Answers what is under way, then nothing any more.
+    async fn finish(&self) {
+        let mut in_flight = self.in_flight.subscribe();
+        if tokio::time::timeout(FINISH_WAIT, in_flight.wait_for(|count| *count == 0)).await.is_err() {
+            tracing::warn!("some forwarded requests did not finish in {} s", FINISH_WAIT.as_secs());
+        }
+        self.set(None);
+    }
+}
+
+/// Counts a request until it is answered or given up.
+struct InFlight<'a>(&'a watch::Sender<usize>);
+
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
 #[async_trait]
 impl AppHandler for Forwarding {
     async fn handle(&self, _from_raft_id: u64, body: Bytes) -> Bytes {
-        let router = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let router =
-            router.unwrap_or_else(|| Router::new().fallback(async || ApiError::stopping().into_response()));
+        let _counted = InFlight::begin(&self.in_flight);
+        let router = self.router.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Whoever passed it on does nothing wrong by asking the next leader.
+        let router = router.unwrap_or_else(|| {
+            Router::new().fallback(async || ApiError::not_leading_any_more().into_response())
+        });
         api::answer_forwarded(router, body).await
     }
 }
@@ -221,7 +252,10 @@ impl Running {
 
     /// Ends the rest: in good order, or, where the node can no longer be relied on, at once.
     async fn end(mut self, fatal: Option<FatalError>) -> Result<(), ServerError> {
-        self.forwarding.set(None);
+        match fatal {
+            Some(_) => self.forwarding.set(None),
+            None => self.forwarding.finish().await,
+        }
         for (task, name) in std::mem::take(&mut self.tasks) {
             if let Err(error) = task.await {
                 tracing::warn!(%error, "{name} ended badly");
@@ -348,6 +382,7 @@ fn node_config(
         bootstrap_expect: config.bootstrap_expect,
         bootstrap_settings: settings,
         settings_diff: Arc::new(settings_diff),
+        command_version: proposer::COMMAND_VERSION,
         max_voters: config.max_voters,
         timing: config.timing,
         compaction: parts.compaction,

@@ -109,8 +109,12 @@ async fn at_leader(
     let forwarded = parts.extensions.get::<Forwarded>().is_some();
     let stay = forwarded || (kind != Kind::SoftRead && parts.headers.contains_key(X_NO_FORWARD));
     let mut leadership = app.node.leadership();
+    let removed = app.node.removed();
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
+        if *removed.borrow() {
+            return Err(ApiError::removed());
+        }
         let state: LeadershipState = leadership.borrow_and_update().clone();
         if state.mine.is_some() {
             let local = Request::from_parts(parts.clone(), Body::from(body.clone()));
@@ -139,7 +143,8 @@ async fn at_leader(
         }
         let changed = tokio::time::timeout(RETRY_PAUSE, leadership.changed()).await;
         if app.shutdown.is_cancelled() || matches!(changed, Ok(Err(_))) {
-            return Err(ApiError::stopping());
+            // Who passed it on asks the next leader.
+            return Err(if forwarded { ApiError::not_leading_any_more() } else { ApiError::stopping() });
         }
     }
 }
