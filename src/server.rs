@@ -24,7 +24,7 @@ use ruvector_cluster_raft::{
     ReadError, StartError,
 };
 use ruvector_cluster_storage::{Disk, OpenError, OpenOptions, RealDisk, Rows, SledRows, Storage};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,11 @@ use crate::proposer;
 
 /// How long a stopping node waits for requests to finish.
 const FINISH_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a member that starts waits for its leader before it listens to clients: many elections.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 
 /// What a control node reaches the outside through.
 pub struct Parts {
@@ -315,18 +320,35 @@ impl Drop for Running {
     }
 }
 
-/// Runs a control node on an open client listener until `shutdown`; then hands leadership over and finishes requests.
+/// Runs a control node on a bound client socket until `shutdown`; then hands leadership over and finishes requests. Clients are
+/// listened to, and `listening` is told, once they can be answered.
 ///
 /// # Errors
 /// [`ServerError`] when it does not start, or can no longer be relied on.
 pub async fn run(
     config: Config,
-    listener: TcpListener,
+    socket: TcpSocket,
     parts: Parts,
+    listening: impl FnOnce(SocketAddr) -> std::io::Result<()>,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let bound = listener.local_addr().map_err(ServerError::Serve)?;
-    start(&config, bound, parts).await?.serve(listener, shutdown).await
+    let bound = socket.local_addr().map_err(ServerError::Serve)?;
+    let running = start(&config, bound, parts).await?;
+    tokio::select! {
+        () = settled(&running.node) => {}
+        () = shutdown.cancelled() => {}
+    }
+    let listener = socket.listen(BACKLOG).map_err(ServerError::Serve)?;
+    listening(bound).map_err(ServerError::Serve)?;
+    running.serve(listener, shutdown).await
+}
+
+/// Where others serve, requests are better refused, and sent to those at once, than held until this node hears who leads.
+async fn settled(node: &Node) {
+    let has_others = node.members().len() > 1;
+    if has_others && tokio::time::timeout(SETTLE_WAIT, node.hears_leader()).await.is_err() {
+        tracing::info!(node = node.name(), "no leader is heard yet");
+    }
 }
 
 async fn serve(

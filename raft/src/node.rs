@@ -83,8 +83,8 @@ pub(crate) struct Core {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// The cluster goes on without this node.
     removed: watch::Sender<bool>,
-    /// When a leader was last heard here.
-    leader_heard: Mutex<Instant>,
+    /// When a leader was last heard here, in this run.
+    leader_heard: watch::Sender<Option<Instant>>,
     /// Where control nodes may be, beside the seeds.
     more_seeds: Mutex<Vec<String>>,
     info: MemberInfo,
@@ -184,7 +184,7 @@ impl Node {
             phase: watch::Sender::new(Phase::Waiting { why: "starting".to_owned() }),
             changing: tokio::sync::Mutex::new(()),
             removed: watch::Sender::new(false),
-            leader_heard: Mutex::new(Instant::now()),
+            leader_heard: watch::Sender::new(None),
             more_seeds: Mutex::default(),
             info,
             peer_addr: listening.addr,
@@ -254,6 +254,16 @@ impl Node {
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<LeadershipState> {
         self.core.leadership.subscribe()
+    }
+
+    /// Returns once a leader was heard in this run, or this node leads.
+    pub async fn hears_leader(&self) {
+        let (mut heard, mut leadership) = (self.core.leader_heard.subscribe(), self.leadership());
+        // Neither sender goes before this handle does.
+        tokio::select! {
+            _ = heard.wait_for(Option::is_some) => {}
+            _ = leadership.wait_for(|state| state.mine.is_some()) => {}
+        }
     }
 
     /// The index that readers see.

@@ -142,7 +142,9 @@ async fn at_leader(
             return Err(ApiError::no_leader());
         }
         let changed = tokio::time::timeout(RETRY_PAUSE, leadership.changed()).await;
-        if app.shutdown.is_cancelled() || matches!(changed, Ok(Err(_))) {
+        // One that has handed over knows by whom it is answered.
+        let has_leader = leadership.borrow().leader.as_ref().is_some_and(|l| l.raft_id != app.node.raft_id());
+        if (app.shutdown.is_cancelled() && !has_leader) || matches!(changed, Ok(Err(_))) {
             // Who passed it on asks the next leader.
             return Err(if forwarded { ApiError::not_leading_any_more() } else { ApiError::stopping() });
         }

@@ -118,6 +118,55 @@ async fn a_dead_voter_is_replaced_under_writes_and_has_no_say_when_it_is_back() 
     assert!(writing.await.unwrap_err().is_cancelled(), "a writer met an error twice");
 }
 
+/// What was removed is not taken in again by the repeat of an older request, though it listens; refusals are told again, too.
+async fn keys_of_additions_hold(api: &Api, removed: &Value) {
+    let keyed = async |method: &str, path: &str, key: &str, body: Option<&Value>| {
+        let answer = api.send(method, path, &[("Idempotency-Key", key)], body).await.unwrap();
+        (answer.status, answer.number("x-cluster-revision"), answer.body)
+    };
+    let (status, revision, first) = keyed("POST", "/v1/members", "in", Some(removed)).await;
+    assert_eq!((status, &first["id"]), (200, &json!("n4")), "{first}");
+    wait_for_roles(api, &["n1", "n2", "n3", "n5"], &["n4"], (4, 4)).await;
+    wait_for("it to be removed again", DEADLINE, async || {
+        api.send("DELETE", "/v1/members/n4", &[], None).await?.ok::<Value>()
+    })
+    .await;
+    let (status, same, again) = keyed("POST", "/v1/members", "in", Some(removed)).await;
+    assert_eq!((status, same, &again["id"]), (200, revision, &json!("n4")), "{again}");
+    wait_for_roles(api, &["n1", "n2", "n3", "n5"], &[], (4, 4)).await;
+    assert_eq!(keyed("POST", "/v1/members", "in", Some(&json!({}))).await.0, 400);
+    assert_eq!(keyed("DELETE", "/v1/members/n4", "in", None).await.0, 422);
+    let first = keyed("DELETE", "/v1/members/n9", "nobody", None).await;
+    let again = keyed("DELETE", "/v1/members/n9", "nobody", None).await;
+    assert_eq!((first.0, &first.2["detail"]), (404, &again.2["detail"]));
+    assert_eq!(again.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_under_a_key_takes_effect_once_also_when_its_target_is_gone() {
+    let mut cluster = ControlCluster::start_with(Options::default().shards(1)).await;
+    let leader = cluster.wait_for_leader().await;
+    let (target, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let api = cluster.api(other);
+    let to = json!({"to": format!("n{}", target + 1)});
+    let transfer = async |headers: &[(&str, &str)]| {
+        wait_for("an answer to a transfer", DEADLINE, async || {
+            let answer = api.send("POST", "/v1/leader/transfer", headers, Some(&to)).await?;
+            if answer.status < 500 { Ok(answer) } else { Err(answer.body.to_string()) }
+        })
+        .await
+    };
+    let first = transfer(&[("Idempotency-Key", "over")]).await;
+    assert_eq!(first.status, 200, "{}", first.body);
+    cluster.kill(target);
+    cluster.wait_for_leader().await;
+    let again = transfer(&[("Idempotency-Key", "over")]).await;
+    assert_eq!(again.status, 200, "{}", again.body);
+    assert_eq!(first.number("x-cluster-revision"), again.number("x-cluster-revision"));
+    let anew = transfer(&[]).await;
+    assert_eq!(anew.status, 422, "{}", anew.body);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_node_joins_by_itself_and_a_removed_one_says_so() {
     let options = Options::default().shards(1).flags(&["--max-voters", "4"]);
@@ -141,6 +190,7 @@ async fn an_empty_node_joins_by_itself_and_a_removed_one_says_so() {
     wait_for("the fourth to be removed", DEADLINE, remove).await;
     wait_for_roles(&api, &["n1", "n2", "n3", "n5"], &[], (3, 4)).await;
     remove().await.unwrap();
+    keys_of_additions_hold(&api, &cluster.as_member(fourth)).await;
 
     let gone = cluster.api(fourth);
     wait_until_it_knows(&gone).await;

@@ -5,7 +5,7 @@
 //! is still a member. Only a leader that a quorum confirms says so; whoever is not sure says nothing. A node that hears a leader, and
 //! finds itself among the members, is one again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -52,15 +52,15 @@ pub(super) async fn run(core: Arc<Core>) {
 impl Core {
     /// A leader was heard.
     pub(crate) fn heard_leader(&self) {
-        *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.leader_heard.send_replace(Some(Instant::now()));
     }
 
     async fn knows_its_standing(&self) -> Option<bool> {
         if !self.is_member() {
             return Some(false);
         }
-        let heard = *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.elapsed() < LOOK_EVERY || self.leadership().mine.is_some() {
+        let is_heard = self.leader_heard.borrow().is_some_and(|heard| heard.elapsed() < LOOK_EVERY);
+        if is_heard || self.leadership().mine.is_some() {
             return Some(true);
         }
         let others: Vec<_> = self.members().into_iter().filter(|m| m.info.raft_id != self.raft_id).collect();
