@@ -101,7 +101,7 @@ async fn a_dead_voter_is_replaced_under_writes_and_has_no_say_when_it_is_back() 
         api.post_as::<Value>("/v1/members", &ask).await
     })
     .await;
-    let mut voters = vec![format!("n{}", leader + 1), format!("n{}", other + 1), "n4".to_owned()];
+    let mut voters = [format!("n{}", leader + 1), format!("n{}", other + 1), "n4".to_owned()];
     voters.sort();
     let voters: Vec<&str> = voters.iter().map(String::as_str).collect();
     // Four vote while the joint change is under way; never two.
