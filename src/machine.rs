@@ -45,6 +45,30 @@ impl Machine {
     }
 }
 
+/// What is known of a command of any version.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// An entry's command.
+///
+/// # Panics
+/// Where this build does not know its version, which is looked at first: a newer command may be anything; or where it is damaged.
+fn understand(index: u64, command: &[u8]) -> Envelope {
+    if let Ok(Versioned { version }) = decode(command) {
+        assert!(
+            version <= COMMAND_VERSION,
+            "log entry {index} has command version {version}, and this build understands {COMMAND_VERSION}: run a build whose \
+             `command_version` (GET /version) is at least {version}; nothing is lost, it goes on where it is"
+        );
+    }
+    match decode(command) {
+        Ok(envelope) => envelope,
+        Err(error) => panic!("log entry {index} is not understood ({error}): run the newest build"),
+    }
+}
+
 /// The fail points of tests that kill a control node which has applied a phase, and told nobody yet.
 fn pass_fail_points(state: &Metadata, changes: &[Changed]) {
     for change in changes {
@@ -58,15 +82,7 @@ fn pass_fail_points(state: &Metadata, changes: &[Changed]) {
 
 impl StateMachine for Machine {
     fn apply(&mut self, index: u64, time_ms: u64, command: &[u8]) -> Applied {
-        let envelope: Envelope = match decode(command) {
-            Ok(envelope) => envelope,
-            Err(error) => panic!("log entry {index} is not understood ({error}): run the newest version"),
-        };
-        assert!(
-            envelope.version <= COMMAND_VERSION,
-            "log entry {index} has version {}, this build knows {COMMAND_VERSION}: run the newest version",
-            envelope.version
-        );
+        let envelope = understand(index, command);
         if let Some(observer) = &self.observer {
             observer(index, time_ms, command);
         }

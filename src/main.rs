@@ -1,6 +1,7 @@
 //! The binary: command line, logging, signals, exit codes.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use ruvector_cluster::cli::{self, Action, CliError};
 use ruvector_cluster::config::{Config, LogFormat};
 use ruvector_cluster::restore::{self, Restored};
 use ruvector_cluster::server::{self, Parts};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -140,18 +141,28 @@ fn init_logging(config: &Config) -> Result<(), Failure> {
 async fn run(config: Config, announce: Announce) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     watch_signals(shutdown.clone())?;
-    let listener = TcpListener::bind(config.listen).await;
-    let listener = listener.with_context(|| {
+    let socket = bind(config.listen).with_context(|| {
         format!("cannot listen on {}: stop what listens there or choose another --listen", config.listen)
     })?;
     let parts = Parts::of_this_machine(&config)?;
-    if let Announce::Print = announce {
-        let mut stdout = std::io::stdout();
-        writeln!(stdout, "http://{}", listener.local_addr()?)?;
-        stdout.flush()?;
-    }
-    server::run(config, listener, parts, shutdown).await?;
+    let listening = |addr| match announce {
+        Announce::Log => Ok(()),
+        Announce::Print => {
+            let mut stdout = std::io::stdout();
+            writeln!(stdout, "http://{addr}")?;
+            stdout.flush()
+        }
+    };
+    server::run(config, socket, parts, listening, shutdown).await?;
     Ok(())
+}
+
+/// The port is ours from here on; whoever connects is refused until it is listened to.
+fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
 }
 
 /// The first SIGTERM or SIGINT stops with grace, the second at once.

@@ -24,7 +24,7 @@ use ruvector_cluster_raft::{
     ReadError, StartError,
 };
 use ruvector_cluster_storage::{Disk, OpenError, OpenOptions, RealDisk, Rows, SledRows, Storage};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,11 @@ use crate::proposer;
 
 /// How long a stopping node waits for requests to finish.
 const FINISH_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a member that starts waits for its leader before it listens to clients: many elections.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 
 /// What a control node reaches the outside through.
 pub struct Parts {
@@ -130,22 +135,53 @@ impl Control for ControlledNode {
     }
 }
 
-/// Requests from other control nodes, once the API is there to answer them.
+/// Requests from other control nodes, while the API is there to answer them.
 #[derive(Default)]
-struct Forwarding(Mutex<Option<Router>>);
+struct Forwarding {
+    router: Mutex<Option<Router>>,
+    in_flight: watch::Sender<usize>,
+}
 
 impl Forwarding {
     fn set(&self, router: Option<Router>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = router;
+        *self.router.lock().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    /// Answers what is under way, then nothing any more.
+    async fn finish(&self) {
+        let mut in_flight = self.in_flight.subscribe();
+        if tokio::time::timeout(FINISH_WAIT, in_flight.wait_for(|count| *count == 0)).await.is_err() {
+            tracing::warn!("some forwarded requests did not finish in {} s", FINISH_WAIT.as_secs());
+        }
+        self.set(None);
+    }
+}
+
+/// Counts a request until it is answered or given up.
+struct InFlight<'a>(&'a watch::Sender<usize>);
+
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
 #[async_trait]
 impl AppHandler for Forwarding {
     async fn handle(&self, _from_raft_id: u64, body: Bytes) -> Bytes {
-        let router = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let router =
-            router.unwrap_or_else(|| Router::new().fallback(async || ApiError::stopping().into_response()));
+        let _counted = InFlight::begin(&self.in_flight);
+        let router = self.router.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Whoever passed it on does nothing wrong by asking the next leader.
+        let router = router.unwrap_or_else(|| {
+            Router::new().fallback(async || ApiError::not_leading_any_more().into_response())
+        });
         api::answer_forwarded(router, body).await
     }
 }
@@ -221,7 +257,10 @@ impl Running {
 
     /// Ends the rest: in good order, or, where the node can no longer be relied on, at once.
     async fn end(mut self, fatal: Option<FatalError>) -> Result<(), ServerError> {
-        self.forwarding.set(None);
+        match fatal {
+            Some(_) => self.forwarding.set(None),
+            None => self.forwarding.finish().await,
+        }
         for (task, name) in std::mem::take(&mut self.tasks) {
             if let Err(error) = task.await {
                 tracing::warn!(%error, "{name} ended badly");
@@ -281,18 +320,35 @@ impl Drop for Running {
     }
 }
 
-/// Runs a control node on an open client listener until `shutdown`; then hands leadership over and finishes requests.
+/// Runs a control node on a bound client socket until `shutdown`; then hands leadership over and finishes requests. Clients are
+/// listened to, and `listening` is told, once they can be answered.
 ///
 /// # Errors
 /// [`ServerError`] when it does not start, or can no longer be relied on.
 pub async fn run(
     config: Config,
-    listener: TcpListener,
+    socket: TcpSocket,
     parts: Parts,
+    listening: impl FnOnce(SocketAddr) -> std::io::Result<()>,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let bound = listener.local_addr().map_err(ServerError::Serve)?;
-    start(&config, bound, parts).await?.serve(listener, shutdown).await
+    let bound = socket.local_addr().map_err(ServerError::Serve)?;
+    let running = start(&config, bound, parts).await?;
+    tokio::select! {
+        () = settled(&running.node) => {}
+        () = shutdown.cancelled() => {}
+    }
+    let listener = socket.listen(BACKLOG).map_err(ServerError::Serve)?;
+    listening(bound).map_err(ServerError::Serve)?;
+    running.serve(listener, shutdown).await
+}
+
+/// Where others serve, requests are better refused, and sent to those at once, than held until this node hears who leads.
+async fn settled(node: &Node) {
+    let has_others = node.members().len() > 1;
+    if has_others && tokio::time::timeout(SETTLE_WAIT, node.hears_leader()).await.is_err() {
+        tracing::info!(node = node.name(), "no leader is heard yet");
+    }
 }
 
 async fn serve(
@@ -348,6 +404,7 @@ fn node_config(
         bootstrap_expect: config.bootstrap_expect,
         bootstrap_settings: settings,
         settings_diff: Arc::new(settings_diff),
+        command_version: proposer::COMMAND_VERSION,
         max_voters: config.max_voters,
         timing: config.timing,
         compaction: parts.compaction,

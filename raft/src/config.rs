@@ -32,6 +32,8 @@ pub struct NodeConfig {
     pub bootstrap_settings: Bytes,
     /// Tells in what founders' settings differ.
     pub settings_diff: SettingsDiff,
+    /// The newest version of commands that the state machine understands; told to others.
+    pub command_version: u32,
     /// Beyond these, members stay learners.
     pub max_voters: usize,
     /// Raft's clockwork.

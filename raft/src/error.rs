@@ -45,7 +45,14 @@ pub enum ReadError {
     /// This node is stopping.
     #[error("this control node is stopping")]
     Stopped,
+    /// The cluster removed this node.
+    #[error("{REMOVED}")]
+    Removed,
 }
+
+/// What is said of a node that its cluster has removed.
+pub const REMOVED: &str = "this control node was removed from the cluster, and no longer takes part: ask another one; stop it, and \
+                           empty its directory if it is to join again";
 
 /// Why another control node gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +145,19 @@ pub enum MembershipError {
         /// Who has it.
         raft_id: u64,
     },
+    /// Another member is reached there.
+    #[error(
+        "`{field}` {url} is that of the control node {name}: give this one its own, or remove {name} first (DELETE \
+         /v1/members/{name}), or add this one with \"replaces\""
+    )]
+    AddressTaken {
+        /// `client_url` or `peer_url`.
+        field: &'static str,
+        /// The address.
+        url: String,
+        /// Who has it.
+        name: String,
+    },
     /// No such member.
     #[error("no member is named {name}")]
     UnknownMember {
@@ -153,15 +173,12 @@ pub enum MembershipError {
     /// It was proposed, and it is not known whether it commits.
     #[error("the outcome is unknown: the change may still commit")]
     Unknown,
-    /// The target of a transfer does not vote or did not take over in time.
+    /// The target of a transfer cannot lead, or there is none. Nothing was done.
     #[error("leadership was not transferred: {why}")]
     NotTransferred {
         /// Why.
         why: String,
     },
-    /// This node is stopping.
-    #[error("this control node is stopping")]
-    Stopped,
 }
 
 /// Why a node must stop. The process exits, and a supervisor starts it again where that helps.

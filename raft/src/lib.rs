@@ -30,7 +30,9 @@ mod types;
 
 pub use bootstrap::{Phase, greet};
 pub use config::{Compaction, NodeConfig, Timing};
-pub use error::{CallError, FatalError, GreetError, MembershipError, ProposeError, ReadError, StartError};
+pub use error::{
+    CallError, FatalError, GreetError, MembershipError, ProposeError, REMOVED, ReadError, StartError,
+};
 pub use machine::{Applied, RestoreError, StateMachine};
 pub use member::{Greeting, Leadership, LeadershipState, Member, MemberInfo, MemberRole};
 pub use membership::Seat;

@@ -88,35 +88,36 @@ impl Node {
         core.change(change).await
     }
 
+    /// The voter that would be handed the lead: the one named, else the one that is furthest. None where that is this node.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; `NotTransferred` says what is wrong with the one named, or that there is none.
+    pub async fn successor(&self, to: Option<u64>) -> Result<Option<u64>, MembershipError> {
+        let core = &self.core;
+        core.must_lead()?;
+        match to {
+            Some(raft_id) if raft_id == core.raft_id => Ok(None),
+            Some(raft_id) => core.check_successor(raft_id).await.map(|()| Some(raft_id)),
+            None => core.furthest_voter().map(Some),
+        }
+    }
+
     /// Hands the lead to a voter: the one named, else the one that is furthest. Returns when another node leads.
     ///
     /// # Errors
-    /// [`MembershipError`].
+    /// [`MembershipError`]; `Unknown` where it was begun and did not end in time.
     pub async fn transfer(&self, to: Option<u64>) -> Result<(), MembershipError> {
         let core = &self.core;
-        core.must_lead()?;
-        let members = core.members();
-        let able = |member: &&Member| member.role == MemberRole::Voter && member.info.raft_id != core.raft_id;
-        let target = match to {
-            Some(raft_id) if raft_id == core.raft_id => return Ok(()),
-            Some(raft_id) => members.iter().filter(able).find(|member| member.info.raft_id == raft_id),
-            None => members
-                .iter()
-                .filter(able)
-                .filter(|member| member.last_contact_ms.is_some_and(|ms| ms <= REACHABLE_MS))
-                .max_by_key(|member| member.matched),
-        };
-        let not = |why: &str| MembershipError::NotTransferred { why: why.to_owned() };
-        let target = target.ok_or_else(|| not("there is no other voter that can be reached"))?.info.raft_id;
-        core.raft.trigger().transfer_leader(target).await.map_err(|_| MembershipError::Stopped)?;
+        let Some(target) = self.successor(to).await? else { return Ok(()) };
+        core.raft.trigger().transfer_leader(target).await.map_err(|_| MembershipError::Unknown)?;
         let mut leadership = self.leadership();
         let other = |state: &crate::member::LeadershipState| {
             state.leader.as_ref().is_some_and(|leader| leader.raft_id != core.raft_id)
         };
         match tokio::time::timeout(TRANSFER_PATIENCE, leadership.wait_for(other)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(MembershipError::Stopped),
-            Err(_) => Err(not("the other node did not take over in time")),
+            // Nothing takes it back: the other one may still take over, or a third one.
+            Ok(Err(_)) | Err(_) => Err(MembershipError::Unknown),
         }
     }
 }
@@ -138,6 +139,40 @@ impl Core {
         let silent: Vec<&str> = silent.map(|(member, _)| member.info.name.as_str()).collect();
         let why = format!("{reached} of {} answer, not [{}]", remaining.len(), silent.join(", "));
         Err(MembershipError::QuorumLost { why })
+    }
+
+    fn furthest_voter(&self) -> Result<u64, MembershipError> {
+        let members = self.members();
+        let able = members.iter().filter(|member| {
+            member.role == MemberRole::Voter
+                && member.info.raft_id != self.raft_id
+                && member.last_contact_ms.is_some_and(|ms| ms <= REACHABLE_MS)
+        });
+        let furthest = able.max_by_key(|member| member.matched).map(|member| member.info.raft_id);
+        let why = "there is no other voter that can be reached".to_owned();
+        furthest.ok_or(MembershipError::NotTransferred { why })
+    }
+
+    /// Once begun a transfer is not taken back, so that whoever cannot take over soon is refused before.
+    async fn check_successor(&self, raft_id: u64) -> Result<(), MembershipError> {
+        let members = self.members();
+        let found = members.iter().find(|member| member.info.raft_id == raft_id);
+        let member = found.ok_or_else(|| MembershipError::UnknownMember { name: raft_id.to_string() })?;
+        let name = &member.info.name;
+        let not = |why: String| Err(MembershipError::NotTransferred { why });
+        if member.role == MemberRole::Learner {
+            return not(format!("{name} is a learner, and only voters lead"));
+        }
+        if let Err(error) = self.probe(&member.info).await {
+            return not(format!("{name} does not answer ({error})"));
+        }
+        let last = members.iter().filter_map(|member| member.matched).max();
+        if member.matched.unwrap_or(0) + CAUGHT_UP_ENTRIES < last.unwrap_or(0) {
+            return not(format!(
+                "{name} has not caught up: `matched` of GET /v1/members tells how far it is"
+            ));
+        }
+        Ok(())
     }
 
     /// Asks a member for its hello now, rather than going by when it was last heard.
@@ -202,9 +237,20 @@ impl Core {
         {
             return Err(MembershipError::UnknownMember { name: unknown.to_string() });
         }
-        let same_name = |m: &&Member| m.info.name == peer.name && m.info.raft_id != raft_id;
-        if let Some(taken) = members.iter().filter(same_name).find(|member| !replaced(member)) {
+        let mut others = members.iter().filter(|m| m.info.raft_id != raft_id && !replaced(m));
+        if let Some(taken) = others.clone().find(|other| other.info.name == peer.name) {
             return Err(MembershipError::NameTaken { name: peer.name, raft_id: taken.info.raft_id });
+        }
+        // A member that tells its new addresses may have been given those of one that is away.
+        if seat.is_some() || known.is_none() {
+            let urls = [("client_url", &peer.client_url), ("peer_url", &peer.peer_url)];
+            let same = |info: &MemberInfo| {
+                urls.into_iter().find(|(_, url)| **url == info.client_url || **url == info.peer_url)
+            };
+            if let Some((other, (field, url))) = others.find_map(|other| Some((other, same(&other.info)?))) {
+                let (url, name) = (url.clone(), other.info.name.clone());
+                return Err(MembershipError::AddressTaken { field, url, name });
+            }
         }
         match known {
             None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(raft_id, peer)]))).await,

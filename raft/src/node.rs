@@ -1,7 +1,8 @@
 //! A control node: openraft, its files and its peers behind one handle.
 //!
 //! Tasks: openraft's own; the writer of rows; one that brings the node into its cluster; one that tells who leads; one that hands
-//! over when the disk is full; one that places reads; one that promotes learners while this node leads. All live in the node's scope and end with it.
+//! over when the disk is full; one that places reads; one that promotes learners while this node leads; one that notices when the node was removed.
+//! All live in the node's scope and end with it.
 //!
 //! Invariants: a proposal is answered as failed only when nothing was appended; whatever was appended and has no outcome is
 //! unknown. `mine` is set only while this node holds every acknowledged write. A fatal error is told once and nothing is
@@ -12,6 +13,7 @@ mod others;
 mod propose;
 mod raft_config;
 mod reads;
+mod removed;
 mod status;
 mod watch_leader;
 
@@ -29,6 +31,7 @@ use openraft::errors::{InitializeError, RaftError};
 use ruvector_cluster_storage::{SnapshotStore, Space, Storage, Wal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::bootstrap::messages::{Hello, Opaque, Proposal};
 use crate::bootstrap::promise::{Founding, PromiseError};
@@ -78,6 +81,10 @@ pub(crate) struct Core {
     pub(crate) phase: watch::Sender<Phase>,
     /// One change of the membership at a time is asked for from here.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The cluster goes on without this node.
+    removed: watch::Sender<bool>,
+    /// When a leader was last heard here, in this run.
+    leader_heard: watch::Sender<Option<Instant>>,
     /// Where control nodes may be, beside the seeds.
     more_seeds: Mutex<Vec<String>>,
     info: MemberInfo,
@@ -176,6 +183,8 @@ impl Node {
             app,
             phase: watch::Sender::new(Phase::Waiting { why: "starting".to_owned() }),
             changing: tokio::sync::Mutex::new(()),
+            removed: watch::Sender::new(false),
+            leader_heard: watch::Sender::new(None),
             more_seeds: Mutex::default(),
             info,
             peer_addr: listening.addr,
@@ -251,6 +260,16 @@ impl Node {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.core.leadership.borrow().mine.is_some()
+    }
+
+    /// Returns once a leader was heard in this run, or this node leads.
+    pub async fn hears_leader(&self) {
+        let (mut heard, mut leadership) = (self.core.leader_heard.subscribe(), self.leadership());
+        // Neither sender goes before this handle does.
+        tokio::select! {
+            _ = heard.wait_for(Option::is_some) => {}
+            _ = leadership.wait_for(|state| state.mine.is_some()) => {}
+        }
     }
 
     /// The index that readers see.
@@ -335,6 +354,7 @@ impl Core {
         });
         self.scope.spawn(watch_leader::run(self.clone()));
         self.scope.spawn(hand_over::run(self.clone()));
+        self.scope.spawn(removed::run(self.clone()));
         self.scope.spawn(reads::run(self.clone(), read_requests));
         self.scope.spawn(crate::membership::run(self.clone()));
         self.scope.spawn(bootstrap::run(self.clone()));
@@ -351,6 +371,8 @@ impl Core {
             bootstrap_expect: self.config.bootstrap_expect,
             settings: Opaque(self.config.bootstrap_settings.clone()),
             disk_full: *self.space.borrow() == Space::Full,
+            command_version: self.config.command_version,
+            knows_you: None,
         }
     }
 

@@ -14,7 +14,7 @@ use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::bootstrap::messages::{JoinRequest, Proposal, ReleaseAnswer, ReleaseRequest};
+use crate::bootstrap::messages::{Hello, JoinRequest, Proposal, ReleaseAnswer, ReleaseRequest};
 use crate::codec::{self, CodecError};
 use crate::machine_store::describe;
 use crate::node::Core;
@@ -78,7 +78,7 @@ impl PeerHandler for PeerService {
         let core = self.admit(kind, &envelope).await?;
         let raft = &core.raft;
         match kind {
-            RpcKind::Hello => answer(kind, &core.hello()),
+            RpcKind::Hello => answer(kind, &Hello { knows_you: core.knows(&envelope).await, ..core.hello() }),
             RpcKind::Promise => {
                 let proposal: Proposal = question(kind, &body)?;
                 core.promise(proposal).await.map_err(unable)?;
@@ -93,6 +93,7 @@ impl PeerHandler for PeerService {
                 answer(kind, &core.take_in(request.member).await)
             }
             RpcKind::Append => {
+                core.heard_leader();
                 let request = codec::decode_append(body).map_err(malformed)?;
                 let answered: AppendEntriesResponse<_> =
                     raft.append_entries(request).await.map_err(unable)?;
@@ -122,7 +123,7 @@ impl PeerHandler for PeerService {
     ) -> Result<Messages, Refusal> {
         let core = self.admit(kind, &envelope).await?.clone();
         match kind {
-            RpcKind::AppendStream => Ok(append_stream(&core, envelope.from, messages)),
+            RpcKind::AppendStream => Ok(append_stream(core, envelope.from, messages)),
             RpcKind::Snapshot => {
                 let from = envelope.from;
                 let installed = async move {
@@ -136,14 +137,18 @@ impl PeerHandler for PeerService {
     }
 }
 
-fn append_stream(core: &Core, from: u64, messages: Messages) -> Messages {
+fn append_stream(core: Arc<Core>, from: u64, messages: Messages) -> Messages {
+    let raft = core.raft.clone();
     // What cannot be read ends the stream; the leader begins a new one from what was answered.
     let requests = messages
-        .map(|message| message.ok().and_then(|message| codec::decode_append(message).ok()))
+        .map(move |message| {
+            core.heard_leader();
+            message.ok().and_then(|message| codec::decode_append(message).ok())
+        })
         .take_while(|request| std::future::ready(request.is_some()))
         .filter_map(std::future::ready);
     let broken = move |why: String| TransportError::NoAnswer { peer: from.to_string(), why };
-    let answers = core.raft.stream_append(Box::pin(requests));
+    let answers = raft.stream_append(Box::pin(requests));
     answers
         .map(move |answered| {
             let answered = answered.map_err(|fatal| broken(fatal.to_string()))?;

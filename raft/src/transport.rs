@@ -134,9 +134,9 @@ pub enum Refusal {
     /// The sender belongs to another cluster.
     #[error("it belongs to another cluster")]
     WrongCluster,
-    /// The wire versions don't fit.
-    #[error("it speaks another wire version")]
-    WrongVersion,
+    /// The wire versions don't fit; says which.
+    #[error("{0}")]
+    WrongVersion(String),
     /// Not understood.
     #[error("it does not understand the message: {0}")]
     Malformed(String),

@@ -22,8 +22,10 @@ pub enum Code {
     MethodNotAllowed,
     /// Refused by the replicated state.
     Rejected(RejectionCode),
-    /// Another membership change is under way, or the name is taken.
+    /// The name or an address is taken.
     Conflict,
+    /// Another membership change is under way.
+    InProgress,
     /// The control cluster would lose its quorum.
     QuorumLost,
     /// What was asked for is no longer kept.
@@ -63,6 +65,7 @@ impl Code {
             }
             Self::Rejected(code) => rejection_row(code),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict", false),
+            Self::InProgress => (StatusCode::CONFLICT, "conflict", "Another change is under way", true),
             Self::QuorumLost => (StatusCode::CONFLICT, "quorum_lost", "Quorum would be lost", false),
             Self::Compacted => (StatusCode::GONE, "compacted", "No longer kept", false),
             Self::PreconditionFailed => rejection_row(RejectionCode::PreconditionFailed),
@@ -155,6 +158,16 @@ impl ApiError {
         Self::new(Code::Unready, "this control node is stopping; nothing was done")
     }
 
+    /// 421 of a control node that has handed over, or does not lead yet: to be asked of the one that leads.
+    pub fn not_leading_any_more() -> Self {
+        Self::new(Code::NotLeader, "this control node is stopping or starting; nothing was done")
+    }
+
+    /// 503 of a control node that its cluster has removed.
+    pub fn removed() -> Self {
+        Self::new(Code::Unready, ruvector_cluster_raft::REMOVED)
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.code.row().0
@@ -206,6 +219,7 @@ impl From<ReadError> for ApiError {
                 format!("{error}; `?consistency=stale` reads what this control node has"),
             ),
             ReadError::Stopped => Self::stopping(),
+            ReadError::Removed => Self::removed(),
         }
     }
 }
@@ -248,14 +262,14 @@ impl From<MembershipError> for ApiError {
             MembershipError::NotLeader { leader } => {
                 Self { leader_url: leader.map(|l| l.client_url), ..Self::new(Code::NotLeader, detail) }
             }
-            MembershipError::InProgress | MembershipError::NameTaken { .. } => {
+            MembershipError::InProgress => Self::new(Code::InProgress, detail),
+            MembershipError::NameTaken { .. } | MembershipError::AddressTaken { .. } => {
                 Self::new(Code::Conflict, detail)
             }
             MembershipError::UnknownMember { .. } => Self::new(Code::NotFound, detail),
             MembershipError::QuorumLost { .. } => Self::new(Code::QuorumLost, detail),
-            MembershipError::Unknown => Self::new(Code::OutcomeUnknown, detail),
+            MembershipError::Unknown => Self::outcome_unknown(),
             MembershipError::NotTransferred { .. } => Self::new(Code::Invalid, detail),
-            MembershipError::Stopped => Self::stopping(),
         }
     }
 }

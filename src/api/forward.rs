@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use ruvector_cluster_client::wire::Problem;
 use ruvector_cluster_raft::{CallError, LeadershipState, MemberInfo};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -109,8 +110,12 @@ async fn at_leader(
     let forwarded = parts.extensions.get::<Forwarded>().is_some();
     let stay = forwarded || (kind != Kind::SoftRead && parts.headers.contains_key(X_NO_FORWARD));
     let mut leadership = app.node.leadership();
+    let removed = app.node.removed();
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
+        if *removed.borrow() {
+            return Err(ApiError::removed());
+        }
         let state: LeadershipState = leadership.borrow_and_update().clone();
         if state.mine.is_some() {
             let local = Request::from_parts(parts.clone(), Body::from(body.clone()));
@@ -138,8 +143,11 @@ async fn at_leader(
             return Err(ApiError::no_leader());
         }
         let changed = tokio::time::timeout(RETRY_PAUSE, leadership.changed()).await;
-        if app.shutdown.is_cancelled() || matches!(changed, Ok(Err(_))) {
-            return Err(ApiError::stopping());
+        // One that has handed over knows by whom it is answered.
+        let has_leader = leadership.borrow().leader.as_ref().is_some_and(|l| l.raft_id != app.node.raft_id());
+        if (app.shutdown.is_cancelled() && !has_leader) || matches!(changed, Ok(Err(_))) {
+            // Who passed it on asks the next leader.
+            return Err(if forwarded { ApiError::not_leading_any_more() } else { ApiError::stopping() });
         }
     }
 }
@@ -157,10 +165,23 @@ async fn pass_on(
         Ok(answer) => {
             // An answer that is not understood says nothing of what happened.
             let response = decode_response(answer).map_err(|_| kind.no_answer())?;
-            Ok((response.status() != StatusCode::MISDIRECTED_REQUEST).then_some(response))
+            Ok((!did_nothing(&response)).then(|| response.map(Body::from)))
         }
         Err(CallError::UnknownMember { .. } | CallError::Unreachable(_)) => Ok(None),
         Err(CallError::NoAnswer(_)) => Err(kind.no_answer()),
+    }
+}
+
+/// It does not lead, or (as older builds say) it is stopping.
+fn did_nothing(response: &Response<Bytes>) -> bool {
+    let is_unready = || {
+        let problem = serde_json::from_slice::<Problem>(response.body());
+        problem.is_ok_and(|problem| problem.code == "unready")
+    };
+    match response.status() {
+        StatusCode::MISDIRECTED_REQUEST => true,
+        StatusCode::SERVICE_UNAVAILABLE => is_unready(),
+        _ => false,
     }
 }
 
@@ -248,9 +269,9 @@ async fn encode_response(response: Response) -> Bytes {
     frame(&head, &bytes).unwrap_or_default()
 }
 
-fn decode_response(message: Bytes) -> Result<Response, ApiError> {
+fn decode_response(message: Bytes) -> Result<Response<Bytes>, ApiError> {
     let (head, body): (ResponseHead, Bytes) = unframe(message)?;
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(head.status)
         .map_err(|e| ApiError::new(Code::Internal, format!("a forwarded answer is not understood: {e}")))?;
     let mut headers = HeaderMap::new();

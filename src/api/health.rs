@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 use ruvector_cluster_client::ids::NodeId;
 use ruvector_cluster_client::wire::{Health, HealthReason, HealthStatus, Member, MemberRole};
-use ruvector_cluster_raft::Phase;
+use ruvector_cluster_raft::{Phase, REMOVED};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -73,7 +73,8 @@ async fn look(
                 let mut health = assess(&state, None, &[], &app.coordinator.heard_of());
                 health.status = HealthStatus::Unavailable;
                 let detail = format!("the control cluster does not answer: {error}");
-                health.reasons.insert(0, reason("no_leader", detail));
+                let code = if is_removed(app) { "removed" } else { "no_leader" };
+                health.reasons.insert(0, reason(code, detail));
                 return Ok((state.revision(), health));
             }
         };
@@ -82,8 +83,16 @@ async fn look(
         return Ok((state.revision(), health));
     }
     let state = app.published();
-    let health = assess(&state, leader(app), &members::members(app), &app.coordinator.heard_of());
+    let mut health = assess(&state, leader(app), &members::members(app), &app.coordinator.heard_of());
+    if is_removed(app) {
+        health.status = HealthStatus::Unavailable;
+        health.reasons.insert(0, reason("removed", REMOVED.to_owned()));
+    }
     Ok((state.revision(), health))
+}
+
+fn is_removed(app: &App) -> bool {
+    *app.node.removed().borrow()
 }
 
 fn leader(app: &App) -> Option<NodeId> {
@@ -169,6 +178,9 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer {
     let unready = |detail: String| Err(ApiError::new(Code::Unready, detail));
     if app.shutdown.is_cancelled() {
         return unready("this control node is stopping".into());
+    }
+    if is_removed(&app) {
+        return Err(ApiError::removed());
     }
     let state = app.published();
     if state.founded().is_none() {

@@ -84,10 +84,27 @@ fn what_led_to_a_restored_state_is_compacted() {
 }
 
 #[test]
-#[should_panic(expected = "run the newest version")]
+#[should_panic(expected = "run a build whose `command_version` (GET /version) is at least 2")]
 fn an_entry_of_a_newer_version_stops_the_process() {
     let (mut machine, _, _) = founded();
     let command = Command::SetPaused { paused: true };
     let newer = Envelope { version: COMMAND_VERSION + 1, actor: "client".into(), key: None, command };
     machine.apply(2, 20, &encode(&newer).unwrap());
+}
+
+/// It was told as not understood, without the version that would understand it.
+#[test]
+#[should_panic(expected = "command version 7")]
+fn a_kind_of_command_that_only_a_newer_version_has_is_told_by_its_version() {
+    let (mut machine, _, _) = founded();
+    let newer = serde_json::json!({ "version": 7, "actor": "client", "command": { "type": "levitate" } });
+    machine.apply(2, 20, &encode(&newer).unwrap());
+}
+
+#[test]
+#[should_panic(expected = "not understood")]
+fn an_unknown_kind_of_command_is_not_skipped() {
+    let (mut machine, _, _) = founded();
+    let unknown = serde_json::json!({ "version": 1, "actor": "client", "command": { "type": "levitate" } });
+    machine.apply(2, 20, &encode(&unknown).unwrap());
 }

@@ -130,6 +130,9 @@ async fn a_used_key_is_refused_on_every_write(served: &Served) {
         ("PUT", "/v1/rebalance/policy", policy),
         ("POST", "/v1/rebalance/pause", json!({})),
         ("POST", "/v1/rebalance/resume", json!({})),
+        ("POST", "/v1/members", json!({"id": "n9", "client_url": "http://a:1", "peer_url": "http://a:2"})),
+        ("DELETE", "/v1/members/n9", json!({})),
+        ("POST", "/v1/leader/transfer", json!({})),
     ] {
         let refused = call_with(api, method, path, &key, Some(body), 422).await;
         assert_eq!(refused.body["title"], "Idempotency-Key used for another request", "{method} {path}");

@@ -122,6 +122,22 @@ impl ControlCluster {
         args
     }
 
+    /// A name, ports and an empty directory for one more; all that are started from now on know its address.
+    pub fn add(&mut self) -> usize {
+        let name = format!("n{}", self.nodes.len() + 1);
+        self.nodes.push(ControlNode { name, ports: PortPair::reserve(), process: None });
+        self.nodes.len() - 1
+    }
+
+    /// What `POST /v1/members` is told of control node `node`.
+    pub fn as_member(&self, node: usize) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.nodes[node].name,
+            "client_url": format!("http://{}", self.addr(node)),
+            "peer_url": format!("http://{}", self.peer_addr(node)),
+        })
+    }
+
     /// Where control node `node` keeps its files.
     pub fn data_dir(&self, node: usize) -> PathBuf {
         self.folder.path().join(&self.nodes[node].name)

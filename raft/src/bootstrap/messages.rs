@@ -40,6 +40,16 @@ pub(crate) struct Hello {
     /// The disk of its log is full: it should not be handed the lead. Older versions don't say.
     #[serde(default)]
     pub(crate) disk_full: bool,
+    /// The newest commands that it understands. Older builds don't say, and understand the first.
+    #[serde(default = "first_command_version")]
+    pub(crate) command_version: u32,
+    /// Whether whoever asks is a member of its cluster; absent where it is not sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) knows_you: Option<bool>,
+}
+
+fn first_command_version() -> u32 {
+    1
 }
 
 /// A first membership, to promise oneself to.

@@ -109,8 +109,13 @@ fn envelope(headers: &HeaderMap) -> Result<Envelope, Refusal> {
             |text: &str| text.parse::<u64>().map_err(|_| Refusal::Malformed(format!("{name} is a number")));
         text(name).map(parse).transpose()
     };
-    if number(HEADER_WIRE)? != Some(u64::from(WIRE_VERSION)) {
-        return Err(Refusal::WrongVersion);
+    let theirs = number(HEADER_WIRE)?;
+    if theirs != Some(u64::from(WIRE_VERSION)) {
+        let theirs =
+            theirs.map_or("none (is this a control node's peer?)".to_owned(), |theirs| theirs.to_string());
+        return Err(Refusal::WrongVersion(format!(
+            "it speaks wire version {WIRE_VERSION}, and the message names {theirs}: run builds whose wire versions fit"
+        )));
     }
     Ok(Envelope {
         from: number(HEADER_FROM)?.ok_or_else(|| Refusal::Malformed(format!("{HEADER_FROM} is missing")))?,

@@ -50,6 +50,9 @@ impl Node {
         if *self.core.stopping.borrow() {
             return Err(ReadError::Stopped);
         }
+        if *self.core.removed.borrow() {
+            return Err(ReadError::Removed);
+        }
         let (send, answer) = oneshot::channel();
         self.core.reads.send.send(send).await.map_err(|_| ReadError::Stopped)?;
         let mut stopping = self.core.stopping.subscribe();
@@ -120,6 +123,7 @@ fn answer(readers: Vec<Reader>, published: &Result<u64, ReadError>) {
             Err(ReadError::NoLeader) => Err(ReadError::NoLeader),
             Err(ReadError::Timeout) => Err(ReadError::Timeout),
             Err(ReadError::Stopped) => Err(ReadError::Stopped),
+            Err(ReadError::Removed) => Err(ReadError::Removed),
         };
         // A reader that gave up is not told.
         drop(reader.send(answer));

@@ -139,6 +139,7 @@ impl Cluster {
                     false => vec![format!("num-shards is {} here, {} there", text(mine), text(theirs))],
                 }
             }),
+            command_version: 1,
             max_voters: 5,
             // Tests share two cores with others; what is measured elsewhere is not repeated here.
             timing: Timing {

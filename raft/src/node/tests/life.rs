@@ -139,7 +139,11 @@ async fn a_follower_far_behind_gets_a_snapshot() {
         })
         .await;
         cluster.start(behind).await;
-        cluster.converge("k299", "299").await;
+        // Writes go on meanwhile.
+        for n in 300..400 {
+            cluster.put(&format!("k{n}"), &n.to_string()).await;
+        }
+        cluster.converge("k399", "399").await;
         assert!(cluster.node(behind).status().snapshot.is_some_and(|index| index > 100));
         // What was installed is what it starts from.
         cluster.crash(behind, 2);
@@ -205,6 +209,45 @@ async fn a_leader_that_is_to_be_removed_hands_over_and_its_successor_removes_it(
     assert_ne!(successor, leader);
     cluster.node(successor).remove_member(removed).await.unwrap();
     assert!(cluster.node(successor).members().iter().all(|member| member.info.raft_id != removed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_another_member_is_refused_and_so_is_a_lead_that_cannot_be_taken() {
+    let mut cluster = founded(Cluster::in_memory(3)).await;
+    let leader = cluster.leader().await;
+    let node = cluster.node(leader).clone();
+    let other = cluster.node((leader + 1) % 3).info();
+    let fresh = MemberInfo {
+        name: "n9".to_owned(),
+        raft_id: 9,
+        client_url: "http://n9".to_owned(),
+        peer_url: "http://n9:1".to_owned(),
+    };
+    for (mistaken, named) in [
+        (MemberInfo { client_url: other.client_url.clone(), ..fresh.clone() }, "client_url"),
+        (MemberInfo { peer_url: other.peer_url.clone(), ..fresh.clone() }, "peer_url"),
+    ] {
+        let refused = node.add_member(mistaken, Seat::Learner).await;
+        let is_told = matches!(&refused, Err(MembershipError::AddressTaken { field, .. }) if *field == named);
+        assert!(is_told, "{refused:?}");
+    }
+    // In the place of that one, it may have its address.
+    let at_its_place = MemberInfo { peer_url: other.peer_url.clone(), ..fresh };
+    node.add_member(at_its_place, Seat::InsteadOf(other.raft_id)).await.unwrap();
+    for (to, told) in [(Some(9), "is a learner"), (Some(other.raft_id), "does not answer")] {
+        cluster
+            .members
+            .get_mut(&((leader + 1) % 3))
+            .unwrap()
+            .node
+            .take()
+            .into_iter()
+            .for_each(|node| node.abort());
+        let refused = node.transfer(to).await.unwrap_err();
+        assert!(refused.to_string().contains(told), "{refused}");
+    }
+    assert!(matches!(node.transfer(Some(10)).await, Err(MembershipError::UnknownMember { .. })));
+    cluster.put("after", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
