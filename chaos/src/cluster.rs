@@ -15,7 +15,7 @@ use crate::disk::SmallDisk;
 use crate::links::{End, Links};
 use crate::ports::PortPair;
 use crate::process::{Log, Process};
-use crate::record::Recorder;
+use crate::record::{Recorder, Trace};
 
 /// Shards of the map: enough that failovers and moves change something all the time.
 pub(crate) const SHARDS: u32 = 8;
@@ -68,7 +68,7 @@ pub(crate) struct Cluster {
     /// Addresses of those that are members, for clients.
     pub(crate) addrs: Arc<Mutex<Vec<String>>>,
     pub(crate) disk: Option<SmallDisk>,
-    begun: Instant,
+    trace: Trace,
 }
 
 impl Cluster {
@@ -89,17 +89,17 @@ impl Cluster {
             proxy_port: node.proxy.port,
             pid: AtomicU32::new(0),
         };
-        let links = Links::listen(nodes.iter().map(end).collect()).await?;
+        let links = Links::listen(nodes.iter().map(end).collect(), recorder.trace()).await?;
         let (api, addrs) = (Api::new()?, Arc::default());
-        let begun = Instant::now();
-        let cluster = Self { nodes, links, plan, api, recorder, addrs, disk: None, begun };
+        let trace = recorder.trace();
+        let cluster = Self { nodes, links, plan, api, recorder, addrs, disk: None, trace };
         cluster.publish();
         Ok(cluster)
     }
 
-    /// Time since the run began, for messages.
-    pub(crate) fn time(&self) -> String {
-        format!("{:.1} s", self.begun.elapsed().as_secs_f32())
+    /// Writes down what is done to the cluster, for whoever looks for the cause of something.
+    pub(crate) fn note(&self, what: &str) {
+        self.trace.note(what);
     }
 
     pub(crate) fn faces(&self) -> Vec<Face> {
@@ -170,6 +170,7 @@ impl Cluster {
         }
         let args = self.args(node);
         let process = Process::spawn(&self.plan.program, &args, &self.nodes[node].log.path)?;
+        self.note(&format!("start {}", self.name(node)));
         self.links.is_process(node, process.id());
         self.nodes[node].face.run.fetch_add(1, Ordering::Relaxed);
         self.nodes[node].process = Some(process);
@@ -179,6 +180,7 @@ impl Cluster {
     /// SIGKILL.
     pub(crate) fn kill(&mut self, node: usize) {
         self.check_process(node);
+        self.note(&format!("kill {}", self.name(node)));
         self.links.is_process(node, 0);
         self.nodes[node].process = None;
     }
@@ -190,6 +192,7 @@ impl Cluster {
     /// SIGSTOP: it keeps its connections and answers nothing.
     pub(crate) fn pause(&self, node: usize) {
         if let Some(process) = &self.nodes[node].process {
+            self.note(&format!("pause {}", self.name(node)));
             process.signal(Signal::STOP);
         }
     }
@@ -203,16 +206,15 @@ impl Cluster {
 
     /// Notices a process that ended by itself; it is forgotten then.
     fn check_process(&mut self, node: usize) {
-        let (time, node) = (self.time(), &mut self.nodes[node]);
+        let node = &mut self.nodes[node];
         if let Some(status) = node.process.as_mut().and_then(Process::ended) {
             let (name, tail) = (&node.face.name, node.log.tail());
-            let detail = format!("{name} at {time}: {status}; its log ends:\n{tail}");
+            let detail = format!("{name}: {status}; its log ends:\n{tail}");
             self.recorder.violation("no control node ends by itself", detail);
             node.process = None;
         }
         for line in node.log.new_panics() {
-            self.recorder
-                .violation("no control node panics", format!("{} at {time}: {line}", node.face.name));
+            self.recorder.violation("no control node panics", format!("{}: {line}", node.face.name));
         }
     }
 
@@ -255,6 +257,7 @@ impl Cluster {
 
     /// Puts everything right: all links work, all members run, disks have room.
     pub(crate) fn heal(&mut self) -> Result<()> {
+        self.note("heal");
         self.links.heal();
         if let Some(disk) = &self.disk {
             disk.empty();
@@ -278,7 +281,7 @@ impl Cluster {
             };
             self.check_processes();
             if started.elapsed() > RECOVERY {
-                let detail = format!("at {}, {RECOVERY:?} after all was put right: {missing}", self.time());
+                let detail = format!("{RECOVERY:?} after all was put right: {missing}");
                 self.recorder.violation("a cluster that was put right serves again", detail);
                 return false;
             }

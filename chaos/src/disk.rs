@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 const SIZE: &str = "size=176m";
 /// Takes what is left.
 const BALLAST: &str = "ballast";
-const PIECE: [u8; 64 << 10] = [0; 64 << 10];
+static PIECE: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A mounted tmpfs; unmounted when it is dropped.
 pub(crate) struct SmallDisk {

@@ -86,6 +86,7 @@ impl Faults {
 
     /// Begins a fault; whether it took effect.
     pub(crate) async fn begin(&mut self, cluster: &mut Cluster, kind: Kind) -> Result<bool> {
+        cluster.note(&kind.name());
         let took_effect = match kind {
             Kind::Kill => self.kill(cluster, 1),
             Kind::KillLeader => self.kill_leader(cluster).await,

@@ -24,6 +24,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::record::Trace;
+
 /// What a link does with what is sent over it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Link {
@@ -61,6 +63,7 @@ pub(crate) struct Links {
 
 struct Shared {
     ends: Vec<End>,
+    trace: Trace,
     /// By sender, then receiver.
     links: Vec<Vec<watch::Sender<Link>>>,
     gossip: Vec<UdpSocket>,
@@ -68,7 +71,7 @@ struct Shared {
 
 impl Links {
     /// Listens before all of `ends`; all links are open.
-    pub(crate) async fn listen(ends: Vec<End>) -> Result<Self> {
+    pub(crate) async fn listen(ends: Vec<End>, trace: Trace) -> Result<Self> {
         let row = || ends.iter().map(|_| watch::Sender::new(Link::Open)).collect();
         let links = ends.iter().map(|_| row()).collect();
         let (mut listeners, mut gossip) = (Vec::new(), Vec::new());
@@ -77,7 +80,7 @@ impl Links {
             listeners.push(TcpListener::bind(addr).await.context("the proxy cannot listen")?);
             gossip.push(UdpSocket::bind(addr).await.context("the proxy cannot listen")?);
         }
-        let shared = Arc::new(Shared { ends, links, gossip });
+        let shared = Arc::new(Shared { ends, trace, links, gossip });
         let mut tasks = JoinSet::new();
         for (to, listener) in listeners.into_iter().enumerate() {
             tasks.spawn(accept(listener, to, shared.clone()));
@@ -93,6 +96,7 @@ impl Links {
 
     /// Switches one link.
     pub(crate) fn set(&self, from: usize, to: usize, link: Link) {
+        self.shared.trace.note(&format!("link n{} -> n{}: {link:?}", from + 1, to + 1));
         self.shared.links[from][to].send_replace(link);
     }
 

@@ -131,7 +131,7 @@ impl Load {
             // Each try is another client: one whose request had no answer may not know what it did.
             while !self.new_client()?.round(&cluster.addr(node)).await {
                 if started.elapsed() > PATIENCE || cluster.recorder.is_broken() {
-                    let detail = format!("{} at {}", cluster.name(node), cluster.time());
+                    let detail = cluster.name(node);
                     cluster.recorder.violation("each control node takes writes and reads", detail);
                     return Ok(());
                 }
@@ -149,7 +149,7 @@ impl Load {
         let started = Instant::now();
         while let Err(seen) = look(cluster).await {
             if started.elapsed() > PATIENCE {
-                cluster.recorder.violation(rule, format!("at {}: {seen}", cluster.time()));
+                cluster.recorder.violation(rule, seen);
                 return;
             }
             tokio::time::sleep(LOOK).await;

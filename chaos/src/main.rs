@@ -18,11 +18,12 @@ mod monitor;
 mod ports;
 mod process;
 mod record;
+mod reopen;
 mod run;
 mod summary;
 mod watcher;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,6 +51,12 @@ struct Options {
     /// Only these kinds of faults.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Kind>,
+    /// Instead of that, kills one control node so many times and opens its directory again, a third of them while it opens.
+    #[arg(long, value_name = "CYCLES")]
+    reopen: Option<u64>,
+    /// With --reopen: control nodes.
+    #[arg(long, default_value_t = 3, requires = "reopen")]
+    nodes: usize,
     /// Clients at once.
     #[arg(long, default_value_t = 6)]
     clients: u32,
@@ -59,6 +66,9 @@ struct Options {
     /// Makes a folder in this one for the nodes' files and logs; default: the system's for temporary files.
     #[arg(long)]
     work_dir: Option<PathBuf>,
+    /// Keeps that folder, whatever comes of it.
+    #[arg(long)]
+    keep: bool,
     /// Given to each control node as well.
     #[arg(last = true)]
     flags: Vec<String>,
@@ -107,16 +117,16 @@ async fn chaos(options: &Options) -> Result<ExitCode> {
         work: work.path().to_path_buf(),
         flags: options.flags.clone(),
     };
-    let summary = run::run(&task).await?;
-    println!("seed                        {}\n{summary}", task.seed);
-    if summary.violations.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    let summary = match options.reopen {
+        Some(cycles) => reopen::run(&task, cycles, options.nodes).await?,
+        None => run::run(&task).await?,
+    };
+    println!("{:<36}{}\n{summary}", "seed", task.seed);
+    let fine = summary.violations.is_empty();
+    if options.keep || !fine {
+        work.disable_cleanup(true);
+        summary.history.keep(work.path())?;
+        println!("the nodes' logs and files, trace.log and history.json are in {}", work.path().display());
     }
-    work.disable_cleanup(true);
-    println!("kept: {}", shown(work.path()));
-    Ok(ExitCode::FAILURE)
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,6 +1,9 @@
 //! Takes down what clients, watchers and the monitor saw, for the checkers of `check/`, and for the summary.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use ruvector_cluster_check::history::{
 };
 use tokio::time::Instant;
 
+/// A longer time without an acknowledged write is told in the trace.
+const LONG: Duration = Duration::from_secs(1);
 /// Of one rule so many breaches are kept.
 const KEPT_OF_A_RULE: usize = 5;
 
@@ -21,7 +26,8 @@ pub(crate) struct History {
     pub(crate) nodes: Vec<NodeRecord>,
     /// What was wrong the moment it was seen.
     pub(crate) violations: Vec<Violation>,
-    events: Event,
+    /// The last event's number.
+    pub(crate) events: Event,
     /// Operations by kind and outcome.
     pub(crate) counts: BTreeMap<(&'static str, &'static str), u64>,
     pub(crate) gaps: Gaps,
@@ -39,14 +45,24 @@ pub(crate) struct Gaps {
     pub(crate) calm: Duration,
 }
 
+impl History {
+    /// Puts it into `dir`, for whoever looks for a cause.
+    pub(crate) fn keep(&self, dir: &Path) -> std::io::Result<()> {
+        let parts = (&self.metadata, &self.watches, &self.nodes);
+        serde_json::to_writer(File::create(dir.join("history.json"))?, &parts)?;
+        Ok(())
+    }
+}
+
 impl Gaps {
-    fn acknowledged(&mut self, now: Instant) {
-        if let Some(last) = self.last.replace(now) {
-            let gap = now - last;
-            let touched = self.is_disturbed || self.calm_since.is_some_and(|since| since >= last);
-            let longest = if touched { &mut self.disturbed } else { &mut self.calm };
-            *longest = gap.max(*longest);
-        }
+    /// Tells a gap that is worth a line of the trace.
+    fn acknowledged(&mut self, now: Instant) -> Option<Duration> {
+        let last = self.last.replace(now)?;
+        let gap = now - last;
+        let touched = self.is_disturbed || self.calm_since.is_some_and(|since| since >= last);
+        let longest = if touched { &mut self.disturbed } else { &mut self.calm };
+        *longest = gap.max(*longest);
+        (gap >= LONG).then_some(gap)
     }
 
     fn disturbed(&mut self, on: bool, now: Instant) {
@@ -57,13 +73,58 @@ impl Gaps {
     }
 }
 
+/// What was done when, in a file for people: whoever looks for a cause begins there. Clones write to the same one.
+#[derive(Clone)]
+pub(crate) struct Trace {
+    begun: Instant,
+    file: Option<Arc<Mutex<File>>>,
+}
+
+impl Default for Trace {
+    /// Nothing is kept.
+    fn default() -> Self {
+        Self { begun: Instant::now(), file: None }
+    }
+}
+
+impl Trace {
+    /// In `file`, which is made.
+    pub(crate) fn to(file: &Path) -> std::io::Result<Self> {
+        let file = Some(Arc::new(Mutex::new(File::create(file)?)));
+        Ok(Self { begun: Instant::now(), file })
+    }
+
+    /// Writes a line; returns the time since the run began.
+    pub(crate) fn note(&self, what: &str) -> String {
+        let time = format!("{:.3} s", self.begun.elapsed().as_secs_f64());
+        if let Some(file) = &self.file {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            // A trace that can't be written is no reason to end a run.
+            writeln!(file, "{time}  {what}").ok();
+        }
+        time
+    }
+}
+
 /// Clones write into the same history.
 #[derive(Clone, Default)]
-pub(crate) struct Recorder(Arc<Mutex<History>>);
+pub(crate) struct Recorder {
+    history: Arc<Mutex<History>>,
+    trace: Trace,
+}
 
 impl Recorder {
+    /// With a trace for people.
+    pub(crate) fn new(trace: Trace) -> Self {
+        Self { trace, ..Self::default() }
+    }
+
+    pub(crate) fn trace(&self) -> Trace {
+        self.trace.clone()
+    }
+
     fn history(&self) -> MutexGuard<'_, History> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of an event that happens now.
@@ -83,8 +144,10 @@ impl Recorder {
     pub(crate) fn metadata(&self, op: MetadataOp) {
         let mut history = self.history();
         *history.counts.entry(kind_of(&op.act)).or_default() += 1;
-        if let MetadataAct::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } = op.act {
-            history.gaps.acknowledged(Instant::now());
+        if let MetadataAct::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } = op.act
+            && let Some(gap) = history.gaps.acknowledged(Instant::now())
+        {
+            self.trace.note(&format!("no write was acknowledged for {gap:?}"));
         }
         history.metadata.push(op);
     }
@@ -106,6 +169,8 @@ impl Recorder {
 
     /// Something is wrong. Of one rule the first few breaches are kept.
     pub(crate) fn violation(&self, rule: &'static str, detail: String) {
+        let time = self.trace.note(&format!("VIOLATION {rule}: {detail}"));
+        let detail = format!("at {time}: {detail}");
         eprintln!("VIOLATION  {rule}: {detail}");
         let mut history = self.history();
         if history.violations.iter().filter(|known| known.rule == rule).count() < KEPT_OF_A_RULE {
@@ -134,7 +199,7 @@ impl Recorder {
         last.take(100).max().unwrap_or(0)
     }
 
-    /// The history so far.
+    /// The history so far, clients' operations under way left out.
     pub(crate) fn so_far(&self) -> History {
         self.history().clone()
     }

@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Plan};
 use crate::disk::SmallDisk;
 use crate::faults::{Faults, Kind};
 use crate::load::Load;
-use crate::record::Recorder;
+use crate::record::{Recorder, Trace};
 use crate::summary::Summary;
 
 /// What was seen is judged at least so often.
@@ -38,7 +38,8 @@ pub(crate) struct Task {
 /// # Errors
 /// When there is no cluster to begin with, or a process can't be started.
 pub(crate) async fn run(task: &Task) -> Result<Summary> {
-    let (chance, recorder) = (Chance::new(task.seed), Recorder::default());
+    let recorder = Recorder::new(Trace::to(&task.work.join("trace.log"))?);
+    let chance = Chance::new(task.seed);
     let (program, work, flags) = (task.program.clone(), task.work.clone(), task.flags.clone());
     let plan = Plan { program, work, founders: 3, spares: 1, flags };
     let mut cluster = Cluster::prepare(plan, recorder.clone()).await?;
@@ -65,7 +66,7 @@ pub(crate) async fn run(task: &Task) -> Result<Summary> {
         run.stretch(begun + task.duration).await?;
         found = run.end_stretch().await?;
     }
-    Ok(Summary::of(&recorder.so_far(), &run.faults, &run.load.looks, found, not_permitted, begun.elapsed()))
+    Ok(Summary::of(recorder.so_far(), &run.faults, &run.load.looks, found, not_permitted, begun.elapsed()))
 }
 
 struct Run {

@@ -71,7 +71,7 @@ impl Faults {
 
     fn has_ended(&self, cluster: &Cluster, change: Result<(), String>) -> bool {
         if let Err(last) = &change {
-            let detail = format!("at {}, after {OPERATOR:?}: {last}", cluster.time());
+            let detail = format!("after {OPERATOR:?}: {last}");
             cluster.recorder.violation("a change of the membership ends", detail);
         }
         change.is_ok()

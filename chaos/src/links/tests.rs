@@ -7,7 +7,7 @@ async fn echoing() -> (Links, TcpStream) {
     let end = |peer_port, pid| End { peer_port, proxy_port: free(), pid: AtomicU32::new(pid) };
     let echo = end(target.local_addr().unwrap().port(), 0);
     let proxy_port = echo.proxy_port;
-    let links = Links::listen(vec![end(1, std::process::id()), echo]).await.unwrap();
+    let links = Links::listen(vec![end(1, std::process::id()), echo], Trace::default()).await.unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = target.accept().await {
             let (mut from, mut to) = stream.into_split();
