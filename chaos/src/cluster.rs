@@ -24,6 +24,8 @@ const FLAGS: &[&str] = &["--failure-timeout", "2500ms", "--heartbeat-interval", 
 /// Within this time after everything was put right the cluster serves again, on a machine with much else to do.
 const RECOVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
+/// What a control node logs when it has opened its files.
+const OPENED: &str = " listening node=";
 /// The control node whose files are on the small disk, where there is one.
 pub(crate) const ON_SMALL_DISK: usize = 1;
 
@@ -169,6 +171,7 @@ impl Cluster {
             return Ok(());
         }
         let args = self.args(node);
+        self.nodes[node].log.begin();
         let process = Process::spawn(&self.plan.program, &args, &self.nodes[node].log.path)?;
         self.note(&format!("start {}", self.name(node)));
         self.links.is_process(node, process.id());
@@ -183,6 +186,11 @@ impl Cluster {
         self.note(&format!("kill {}", self.name(node)));
         self.links.is_process(node, 0);
         self.nodes[node].process = None;
+    }
+
+    /// Whether it has opened its files and answers.
+    pub(crate) fn has_opened(&self, node: usize) -> bool {
+        self.nodes[node].log.says(OPENED)
     }
 
     pub(crate) fn is_up(&self, node: usize) -> bool {

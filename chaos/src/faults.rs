@@ -74,7 +74,7 @@ pub(crate) struct Faults {
     pub(crate) counts: BTreeMap<Kind, u64>,
     /// Processes that were killed and are started again on the same files.
     pub(crate) reopened: u64,
-    /// Those of them that were killed before they listened.
+    /// Those of them that were killed before they had opened their files.
     pub(crate) killed_opening: u64,
     numbered: u64,
 }
@@ -142,7 +142,7 @@ impl Faults {
             cluster.kill(node);
             cluster.start(node)?;
             self.in_the_midst().await;
-            self.killed_opening += u64::from(!is_listening(&cluster.addr(node)));
+            self.killed_opening += u64::from(!cluster.has_opened(node));
             self.reopened += 1;
         }
         cluster.kill(node);
@@ -254,9 +254,4 @@ impl Faults {
         }
         moved
     }
-}
-
-/// Whether somebody takes connections there.
-pub(crate) fn is_listening(addr: &str) -> bool {
-    std::net::TcpStream::connect(addr).is_ok()
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use ruvector_cluster_check::history::Seen;
 use ruvector_cluster_client::wire::ClusterView;
 
@@ -57,30 +58,38 @@ pub(crate) async fn run(faces: Vec<Face>, api: Api, recorder: Recorder, looks: L
     let mut published: BTreeMap<(String, u32), u64> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        for face in &faces {
-            let run = face.run.load(Ordering::Relaxed);
-            let ask = Ask::get("/v1/cluster?consistency=stale&state_hash=true");
-            let Ok(reply) = api.ask(&face.addr, &ask).await else { continue };
-            let Ok(view) = serde_json::from_value::<ClusterView>(reply.body) else { continue };
-            if face.run.load(Ordering::Relaxed) != run {
-                continue;
-            }
+        // All at once, so that many are seen at one revision.
+        let views = join_all(faces.iter().map(|face| look(face, &api))).await;
+        for (face, run, view) in views.into_iter().flatten() {
             let before = published.insert((face.name.clone(), run), view.revision.0).unwrap_or(0);
             if view.revision.0 < before {
                 let detail = format!("{}: {} after {before}", face.name, view.revision);
                 recorder.violation("a run's published revision never goes back", detail);
             }
-            let raft_id = |name: &str| {
-                view.members.iter().find(|member| member.id.as_str() == name).map(|member| member.raft_id)
-            };
-            let Some(own) = raft_id(&face.name) else { continue };
-            if let Some(leader) = view.leader.as_ref().and_then(|leader| raft_id(leader.id.as_str())) {
-                recorder.node(leader, Seen::Leads { term: view.term });
-            }
-            if let Some(hash) = &view.state_hash {
-                recorder.node(own, Seen::State { index: view.revision.0, hash: hash_of(hash) });
-            }
-            looks.note(own, &view);
+            take_down(face, &view, &recorder, &looks);
         }
     }
+}
+
+/// What a control node says, with the number of its run.
+async fn look<'a>(face: &'a Face, api: &Api) -> Option<(&'a Face, u32, ClusterView)> {
+    let run = face.run.load(Ordering::Relaxed);
+    let ask = Ask::get("/v1/cluster?consistency=stale&state_hash=true");
+    let reply = api.ask(&face.addr, &ask).await.ok()?;
+    let view = serde_json::from_value::<ClusterView>(reply.body).ok()?;
+    (face.run.load(Ordering::Relaxed) == run).then_some((face, run, view))
+}
+
+fn take_down(face: &Face, view: &ClusterView, recorder: &Recorder, looks: &Looks) {
+    let raft_id = |name: &str| {
+        view.members.iter().find(|member| member.id.as_str() == name).map(|member| member.raft_id)
+    };
+    let Some(own) = raft_id(&face.name) else { return };
+    if let Some(leader) = view.leader.as_ref().and_then(|leader| raft_id(leader.id.as_str())) {
+        recorder.node(leader, Seen::Leads { term: view.term });
+    }
+    if let Some(hash) = &view.state_hash {
+        recorder.node(own, Seen::State { index: view.revision.0, hash: hash_of(hash) });
+    }
+    looks.note(own, view);
 }

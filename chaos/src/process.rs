@@ -76,11 +76,13 @@ impl Drop for Process {
 pub(crate) struct Log {
     pub(crate) path: PathBuf,
     read: usize,
+    /// Where the running process's part begins.
+    begun: usize,
 }
 
 impl Log {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, read: 0 }
+        Self { path, read: 0, begun: 0 }
     }
 
     /// Lines since the last call that tell of a panic.
@@ -89,6 +91,17 @@ impl Log {
         let text = String::from_utf8_lossy(bytes.get(self.read..).unwrap_or_default()).into_owned();
         self.read = bytes.len();
         text.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect()
+    }
+
+    /// A process is started.
+    pub(crate) fn begin(&mut self) {
+        self.begun = std::fs::metadata(&self.path).map_or(0, |data| data.len() as usize);
+    }
+
+    /// Whether the process that was started last has said this.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        let bytes = std::fs::read(&self.path).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.begun..).unwrap_or_default()).contains(text)
     }
 
     /// Its last lines.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::chance::Chance;
 use crate::cluster::{Cluster, Plan};
-use crate::faults::{Faults, is_listening};
+use crate::faults::Faults;
 use crate::load::Load;
 use crate::record::{Recorder, Trace};
 use crate::run::Task;
@@ -43,7 +43,7 @@ pub(crate) async fn run(task: &Task, cycles: u64, nodes: usize) -> Result<Summar
         faults.reopened += 1;
         if cycle % 3 == 2 {
             faults.in_the_midst().await;
-            faults.killed_opening += u64::from(!is_listening(&cluster.addr(NODE)));
+            faults.killed_opening += u64::from(!cluster.has_opened(NODE));
         } else {
             wait_until_it_has(&cluster, acknowledged).await;
             chance.wait(0, 100).await;

@@ -71,7 +71,7 @@ impl fmt::Display for Summary {
             row("cycles a second", format!("{:.2}", cycles as f64 / self.took.as_secs_f64()))?;
         }
         let opening = self.killed_opening;
-        row("kills and reopenings", format!("{}, {opening} of them before it listened", self.reopened))?;
+        row("kills and reopenings", format!("{}, {opening} of them while it opened", self.reopened))?;
         row("elections", self.elections.to_string())?;
         row("states compared", self.compared.to_string())?;
         row("watch events", self.watched.to_string())?;
