@@ -123,7 +123,13 @@ impl Client {
 
     async fn write(&mut self) {
         let register = self.any_register();
-        let condition = if self.chance.percent(40) { self.seen.get(&register).copied() } else { None };
+        // A condition on what was just read often holds, one on what was seen some time ago hardly ever.
+        let is_conditional = self.chance.percent(50);
+        if is_conditional && self.chance.percent(75) {
+            let addr = self.any_addr();
+            self.read_at(&register, Consistency::Linearizable, &addr).await;
+        }
+        let condition = self.seen.get(&register).copied().filter(|_| is_conditional);
         let (value, ask) = self.new_write(&register, condition);
         let outcome = self.send(&register, &value, &ask, None).await;
         let told = matches!(outcome, WriteOutcome::Acknowledged { .. } | WriteOutcome::Refused { .. });

@@ -24,7 +24,9 @@ const FLAGS: &[&str] = &["--failure-timeout", "2500ms", "--heartbeat-interval", 
 /// Within this time after everything was put right the cluster serves again, on a machine with much else to do.
 const RECOVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
-/// What a control node logs when it has opened its files.
+/// What a control node logs when it does not start for want of room.
+const NO_ROOM: &str = "error: cannot open the data directory: the rows in";
+/// What it logs when it has opened its files.
 const OPENED: &str = " listening node=";
 /// The control node whose files are on the small disk, where there is one.
 pub(crate) const ON_SMALL_DISK: usize = 1;
@@ -217,9 +219,15 @@ impl Cluster {
         let node = &mut self.nodes[node];
         if let Some(status) = node.process.as_mut().and_then(Process::ended) {
             let (name, tail) = (&node.face.name, node.log.tail());
-            let detail = format!("{name}: {status}; its log ends:\n{tail}");
-            self.recorder.violation("no control node ends by itself", detail);
             node.process = None;
+            // docs/durability.md: what is started without any room says so and ends, to be started again.
+            if !node.log.says(OPENED) && node.log.says(NO_ROOM) && tail.contains("No space left on device") {
+                self.recorder.refused_start();
+                self.trace.note(&format!("{name} ended: no room to start"));
+            } else {
+                let detail = format!("{name}: {status}; its log ends:\n{tail}");
+                self.recorder.violation("no control node ends by itself", detail);
+            }
         }
         for line in node.log.new_panics() {
             self.recorder.violation("no control node panics", format!("{}: {line}", node.face.name));
@@ -288,6 +296,12 @@ impl Cluster {
                 Err(missing) => missing,
             };
             self.check_processes();
+            // One that found no room to start.
+            for node in self.members() {
+                if self.start(node).is_err() {
+                    return false;
+                }
+            }
             if started.elapsed() > RECOVERY {
                 let detail = format!("{RECOVERY:?} after all was put right: {missing}");
                 self.recorder.violation("a cluster that was put right serves again", detail);

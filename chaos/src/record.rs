@@ -31,6 +31,8 @@ pub(crate) struct History {
     /// Operations by kind and outcome.
     pub(crate) counts: BTreeMap<(&'static str, &'static str), u64>,
     pub(crate) gaps: Gaps,
+    /// Starts that ended at once on a full disk.
+    pub(crate) refused_starts: u64,
 }
 
 /// Times without an acknowledged write.
@@ -160,6 +162,11 @@ impl Recorder {
     /// A fault begins, or the cluster serves again after one.
     pub(crate) fn disturbed(&self, on: bool) {
         self.history().gaps.disturbed(on, Instant::now());
+    }
+
+    /// A control node found no room to start.
+    pub(crate) fn refused_start(&self) {
+        self.history().refused_starts += 1;
     }
 
     /// Nobody writes for a while: that is no gap.

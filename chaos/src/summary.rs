@@ -72,6 +72,7 @@ impl fmt::Display for Summary {
         }
         let opening = self.killed_opening;
         row("kills and reopenings", format!("{}, {opening} of them while it opened", self.reopened))?;
+        row("starts without any room", self.history.refused_starts.to_string())?;
         row("elections", self.elections.to_string())?;
         row("states compared", self.compared.to_string())?;
         row("watch events", self.watched.to_string())?;
