@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that has to hold before a change lands: format, lints, all tests of the workspace, documentation, the Python client's
-# tests, the simulation (regression seeds and fresh ones) and the model checker, both bounded.
+# tests, the simulation (regression seeds and fresh ones), the model checker, and chaos on the binaries that the tests were built with,
+# all bounded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
@@ -22,4 +23,5 @@ step python scripts/test-python.sh
 step simulation scripts/simulate.sh --seeds 3
 step migrations scripts/simulate.sh --table --every 6 --from "$(date +%s)"
 step model scripts/simulate.sh --model
+step chaos scripts/chaos.sh --built "${CARGO_TARGET_DIR:-target}/debug" --seconds 15
 say "all fine after $SECONDS s"

@@ -24,6 +24,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("RUVECTOR_CLUSTER_MUTANT") {
+        let Some(mutant) = mutants::Mutant::named(&name) else {
+            eprintln!("error: RUVECTOR_CLUSTER_MUTANT: there is no mutant {name:?}");
+            return ExitCode::from(EXIT_USAGE);
+        };
+        mutants::switch_on(mutant);
+    }
     let action = match cli::parse(std::env::args_os(), std::env::vars().collect()) {
         Ok(action) => action,
         Err(CliError::Usage(error)) => error.exit(),

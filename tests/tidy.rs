@@ -37,6 +37,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("model", &["ruvector-cluster", "ruvector-cluster-client"]),
+    ("chaos", &["ruvector-cluster-check", "ruvector-cluster-client"]),
     (".", &["ruvector-cluster-client", "ruvector-cluster-raft", "ruvector-cluster-storage", "axum"]),
 ];
 

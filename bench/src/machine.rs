@@ -80,7 +80,6 @@ fn ticks(path: &str, first: usize) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
