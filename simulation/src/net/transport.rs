@@ -76,7 +76,7 @@ impl Transport for NetTransport {
             async move {
                 match service {
                     Service::Peer(handler) => handler.rpc(kind, envelope, body).await,
-                    Service::Http(_) | Service::Data(_) => Err(Refusal::WrongVersion),
+                    Service::Http(_) | Service::Data(_) => Err(no_peer_listener()),
                 }
             }
         });
@@ -109,7 +109,7 @@ impl Transport for NetTransport {
             let arriving = arriving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             async move {
                 let (Service::Peer(handler), Some(arriving)) = (service, arriving) else {
-                    return Err(Refusal::WrongVersion);
+                    return Err(no_peer_listener());
                 };
                 let answers = handler.duplex(kind, envelope, arriving).await?;
                 if kind == RpcKind::Snapshot {
@@ -157,4 +157,9 @@ impl Transport for NetTransport {
         }));
         Ok(Listening::new(addr, closed.drop_guard()))
     }
+}
+
+/// What another kind of listener says to a control node's message.
+fn no_peer_listener() -> Refusal {
+    Refusal::WrongVersion("no control node listens for its peers there".to_owned())
 }
