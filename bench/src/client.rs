@@ -44,6 +44,15 @@ impl Client {
         serde_json::from_str(&text).with_context(|| format!("{url} answers no JSON: {text}"))
     }
 
+    /// Opens an endless answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub(crate) async fn stream(&self, url: &str) -> Result<reqwest::Response> {
+        let request = self.http.get(url).header("accept", "text/event-stream").timeout(PATIENCE * 10);
+        Ok(request.send().await?.error_for_status()?)
+    }
+
     /// A page's text.
     ///
     /// # Errors

@@ -80,18 +80,29 @@ fn ticks(path: &str, first: usize) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
+/// Resident memory of a process, in bytes.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("a process is gone")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it tells no VmRSS")?;
+    Ok(kib.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn own_cpu_time_is_found() {
+    fn own_cpu_time_and_memory_are_found() {
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(60) {
             std::hint::spin_loop();
         }
         let pid = std::process::id();
         assert!(cpu_time(pid).unwrap() >= Duration::from_millis(10));
+        assert!(resident_bytes(pid).unwrap() > 1 << 20);
     }
 
     #[test]

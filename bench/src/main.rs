@@ -11,6 +11,7 @@ mod load;
 mod machine;
 mod peers;
 mod reads;
+mod scale;
 mod steady;
 mod writes;
 
@@ -62,6 +63,14 @@ enum Part {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// A state of 10,000 shards, ten and a hundred times as many.
+    Scale {
+        #[command(flatten)]
+        common: Common,
+        /// How many.
+        #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
+        shards: Vec<usize>,
+    },
     /// Serves a file's bytes and nothing else: the yardstick of reads.
     #[command(hide = true)]
     Bare {
@@ -81,6 +90,9 @@ async fn main() -> ExitCode {
         Part::Writes(common) => part(&common, async |at, all| writes::run(at, all).await).await,
         Part::Reads(common) => part(&common, async |at, all| reads::run(at, all).await).await,
         Part::Failover(common) => part(&common, async |at, all| failover::run(at, all).await).await,
+        Part::Scale { common, shards } => {
+            part(&common, async |at, all| scale::run(at, &shards, all).await).await
+        }
         Part::Steady { common, minutes } => {
             part(&common, async |at, all| steady::run(at, minutes, all).await).await
         }
@@ -96,7 +108,8 @@ async fn part(
     common: &Common,
     run: impl AsyncFnOnce(&Common, &mut Processes) -> Result<()>,
 ) -> Result<ExitCode> {
-    let setup = Setup { vector_nodes: 0, dimensions: 0, control_args: peers::control_args() };
+    let setup =
+        Setup { vector_nodes: 0, dimensions: 0, control_args: peers::control_args_for(peers::SHARDS) };
     let mut processes = Processes::new(&common.bin_dir, &common.work_dir, setup)?;
     println!("{}\n", machine::describe(&common.work_dir)?);
     let ended = tokio::select! {

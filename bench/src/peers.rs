@@ -18,8 +18,8 @@ pub(crate) const DATA_NODES: usize = 1_000;
 pub(crate) const SHARDS: usize = 64;
 
 /// Flags beside addresses and folders: nobody sends heartbeats for the data nodes here, and nothing shall fail over.
-pub(crate) fn control_args() -> Vec<String> {
-    ["--failure-timeout", "1h", "--num-shards", &SHARDS.to_string()].map(str::to_owned).to_vec()
+pub(crate) fn control_args_for(shards: usize) -> Vec<String> {
+    ["--failure-timeout", "1h", "--num-shards", &shards.to_string()].map(str::to_owned).to_vec()
 }
 
 /// One of both, running.

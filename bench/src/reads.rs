@@ -99,7 +99,7 @@ pub(crate) async fn run(common: &Common, all: &mut Processes) -> Result<()> {
         ask(1, &ours.urls[0], &stale, &mut measured[1]).await?;
         ask(2, &ours.urls[0], &get_script(""), &mut measured[2]).await?;
         ask(3, &ours.urls[1], &get_script(""), &mut measured[3]).await?;
-        measured[4].push(beside_writes(common, &ours, &stale, &writes::our_script()).await?);
+        measured[4].push(beside_writes(common, &ours, &stale, &writes::our_script(DATA_NODES)).await?);
         ours.end(all)?;
         let etcd = peers::start_etcd(&client, all).await?;
         for n in 0..SHARDS {

@@ -28,7 +28,8 @@ pub(crate) async fn run(common: &Common, minutes: u64, all: &mut Processes) -> R
     let began = Instant::now();
     let time = Duration::from_secs(60 * minutes);
     let measured =
-        load::put(&common.work_dir, &ours.urls[0], &writes::our_script(), CONNECTIONS, time).await?;
+        load::put(&common.work_dir, &ours.urls[0], &writes::our_script(DATA_NODES), CONNECTIONS, time)
+            .await?;
     let after = term(&client, &ours).await?;
     let row = vec![
         format!("{:.0} s", began.elapsed().as_secs_f64()),

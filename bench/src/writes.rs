@@ -26,14 +26,14 @@ struct Cost {
 }
 
 /// The Lua script that changes labels.
-pub(crate) fn our_script() -> String {
+pub(crate) fn our_script(nodes: usize) -> String {
     format!(
         r#"
 local n = 0
 local head = {{ ["Content-Type"] = "application/json" }}
 function request()
   n = n + 1
-  return wrk.format("PATCH", "/v1/nodes/d" .. n % {DATA_NODES}, head, '{{"labels":{{"version":"' .. 10000000 + n .. '"}}}}')
+  return wrk.format("PATCH", "/v1/nodes/d" .. n % {nodes}, head, '{{"labels":{{"version":"' .. 10000000 + n .. '"}}}}')
 end
 "#
     )
@@ -78,7 +78,8 @@ pub(crate) async fn run(common: &Common, all: &mut Processes) -> Result<()> {
         let ours = peers::start_ours(&client, all).await?;
         peers::register(&client, &ours, DATA_NODES).await?;
         for (n, connections) in CONNECTIONS.into_iter().enumerate() {
-            costs[n][0].push(measure(common, &client, all, &ours, &our_script(), connections).await?);
+            costs[n][0]
+                .push(measure(common, &client, all, &ours, &our_script(DATA_NODES), connections).await?);
         }
         ours.end(all)?;
         let etcd = peers::start_etcd(&client, all).await?;

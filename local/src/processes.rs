@@ -60,6 +60,11 @@ impl Processes {
         Ok(Self { bin_dir, work_dir, base_port, setup, nodes: Vec::new() })
     }
 
+    /// Other flags for the control nodes that are started from now on.
+    pub fn set_control_args(&mut self, control_args: Vec<String>) {
+        self.setup.control_args = control_args;
+    }
+
     /// Addresses of all control nodes, started or not.
     pub fn coordinators(&self) -> Vec<String> {
         (1..=CONTROL_NODES).map(|n| self.control_addr(n)).collect()
