@@ -157,8 +157,8 @@ fn another_store_takes_a_name_only_after_the_lease_and_holds_the_old_one_off() {
 fn two_lost_heartbeats_make_a_node_suspect_and_nothing_else() {
     let mut liveness = leading_since(0, &["a"]);
     beat(&mut liveness, 1_000, 10, ALIVE);
-    assert!(!liveness.is_suspect(&id("d1"), 3_400));
-    assert!(liveness.is_suspect(&id("d1"), 3_500));
+    assert!(!liveness.is_suspect(&id("a"), 3_400));
+    assert!(liveness.is_suspect(&id("a"), 3_500));
     assert!(expired_at(&mut liveness, 3_500).is_empty());
     assert_eq!(liveness.next_expiry_ms(3_500), Some(LEADER_LEASE_MS), "the assumed grant ends first");
     assert_eq!(liveness.next_expiry_ms(LEADER_LEASE_MS), Some(1_000 + LEADER_LEASE_MS));
