@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -43,6 +44,9 @@ done = function(summary, latency, requests)
 end
 "#;
 
+/// Loads so far.
+static LOADS: AtomicUsize = AtomicUsize::new(0);
+
 /// Puts `script` on `url` for `time`, on so many connections.
 ///
 /// # Errors
@@ -54,7 +58,8 @@ pub(crate) async fn put(
     connections: usize,
     time: Duration,
 ) -> Result<Measured> {
-    let path = folder.join(format!("load-{:x}.lua", script.len() ^ url.len() << 20));
+    // Two loads may run at once.
+    let path = folder.join(format!("load-{}.lua", LOADS.fetch_add(1, Ordering::Relaxed)));
     fs::write(&path, format!("{script}{REPORT}")).context("can't write the load's script")?;
     let before = machine::cpu_time_of_ended()?;
     let output = Command::new("wrk")

@@ -59,6 +59,7 @@ async fn write_on(writer: usize, apis: Vec<Api>, seen: Arc<Mutex<Seen>>) {
             seen.retried.push(first.clone());
             if let Err(second) = again {
                 seen.failed.push(format!("{first}, then {second}"));
+                continue;
             }
         }
         seen.lock().unwrap().acknowledged.push(Instant::now());
